@@ -1,0 +1,164 @@
+use overflowml_types::{
+    Bytes, BytesPerSecond, DType, FileSpan, Known, KvLayout, LogitsWanted, ScratchLayout, Seconds,
+};
+use serde::Serialize;
+
+/// What the user wants from a run on this host.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Bound on the memory of the whole process: weights, slots, KV cache, activations, code.
+    pub budget: Bytes,
+    /// Tokens that are fed before the first new one.
+    pub prompt: usize,
+    /// New tokens at most; `prompt + generate` positions must fit the KV cache.
+    pub generate: usize,
+    /// Which logits are wanted.
+    pub logits: LogitsWanted,
+    /// Element type of the KV cache.
+    pub kv_dtype: DType,
+    /// Compute threads.
+    pub threads: usize,
+    /// Memory of the process beside what is planned here: code, stacks, tokenizer.
+    pub overhead: Known<Bytes>,
+    /// How fast this machine is.
+    pub rates: Rates,
+}
+
+/// How fast a machine is, for the cost model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rates {
+    /// Reading the model's own disk past the page cache.
+    #[serde(rename = "disk_bytes_per_second")]
+    pub disk: Known<BytesPerSecond>,
+    /// Multiplying one token with weights in memory, in bytes of weights.
+    #[serde(rename = "memory_bytes_per_second")]
+    pub memory: Known<BytesPerSecond>,
+    /// Multiplying many tokens with weights, in floating-point operations per second.
+    #[serde(rename = "flops_per_second")]
+    pub flops: Known<f64>,
+}
+
+/// Where every part lives, the schedule, and what it is predicted to cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The short name of the plan's shape.
+    pub strategy: Strategy,
+    /// The bound it was made for.
+    #[serde(rename = "budget_bytes")]
+    pub budget: Bytes,
+    /// Every block that a pass uses, in order of use; streamed ones are read in this order, pass
+    /// after pass. Looked-up weights appear only if they are in memory.
+    #[serde(skip)]
+    pub blocks: Vec<Block>,
+    /// The rotating slots; `None` if nothing streams.
+    pub ring: Option<Ring>,
+    /// Positions that the KV cache holds.
+    pub context: usize,
+    /// Tokens per pass while the prompt is read.
+    pub prefill_chunk: usize,
+    /// The KV cache.
+    #[serde(skip)]
+    pub kv: KvLayout,
+    /// The activation buffers.
+    #[serde(skip)]
+    pub scratch: ScratchLayout,
+    /// What the predicted peak consists of.
+    pub memory: MemoryTerms,
+    /// Predicted speed.
+    pub prediction: Prediction,
+}
+
+/// A run of whole rows of one matrix: the unit that is kept or streamed.
+///
+/// Matrix-vector products work on any run of rows, so nothing larger has to be in memory at once,
+/// and a budget is used to within one block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Block {
+    /// Index into the pass's weights.
+    pub weight: usize,
+    /// Its first row.
+    pub first_row: u64,
+    /// How many rows.
+    pub rows: u64,
+    /// Where they are.
+    pub span: FileSpan,
+    /// Where they live.
+    pub home: Home,
+}
+
+/// Where a block lives between uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Home {
+    /// In memory from the start to the end.
+    Memory,
+    /// On disk: read into a slot for every pass.
+    Disk,
+}
+
+/// The slots through which streamed blocks rotate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Ring {
+    /// How many.
+    pub slots: usize,
+    /// Size of each: the largest streamed block and the alignment of direct reads.
+    #[serde(rename = "slot_bytes")]
+    pub slot: Bytes,
+}
+
+/// The short name of a plan's shape, in the words users know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Everything is in memory; nothing streams.
+    None,
+    /// A part streams from disk.
+    Disk,
+}
+
+/// What a predicted peak consists of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemoryTerms {
+    /// Blocks that stay in memory, with the alignment of direct reads.
+    #[serde(rename = "resident_bytes")]
+    pub resident: Bytes,
+    /// Small weights that are always in memory (norms, biases), as `f32`.
+    #[serde(rename = "kept_bytes")]
+    pub kept: Bytes,
+    /// The rotating slots.
+    #[serde(rename = "slots_bytes")]
+    pub slots: Bytes,
+    /// Keys and values.
+    #[serde(rename = "kv_bytes")]
+    pub kv: Bytes,
+    /// Activation buffers.
+    #[serde(rename = "activations_bytes")]
+    pub activations: Bytes,
+    /// The process itself.
+    #[serde(rename = "overhead_bytes")]
+    pub overhead: Bytes,
+    /// The sum.
+    #[serde(rename = "peak_bytes")]
+    pub peak: Bytes,
+}
+
+/// What a plan is predicted to reach.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Bytes of weights that a pass multiplies with.
+    #[serde(rename = "weights_per_pass_bytes")]
+    pub weights_per_pass: Bytes,
+    /// Bytes read from disk per pass.
+    #[serde(rename = "streamed_per_pass_bytes")]
+    pub streamed_per_pass: Bytes,
+    /// Reading what stays in memory, before the first token.
+    pub load_seconds: Seconds,
+    /// From the prompt to the first new token.
+    pub prefill_seconds: Seconds,
+    /// Each further token.
+    pub seconds_per_token: Seconds,
+    /// Its inverse.
+    pub decode_tokens_per_second: f64,
+    /// What limits it: `disk` or `memory`.
+    pub limited_by: &'static str,
+}

@@ -1,0 +1,29 @@
+//! The words that every OverflowML crate shares, as data and arithmetic.
+//!
+//! A [`Manifest`] says what is in a model's files, a [`DecoderSpec`] what its decoder computes, a
+//! [`Machine`] what the hardware is. Nothing here touches the operating system, a clock or a file,
+//! and nothing here decides anything: that is `overflowml-plan`.
+#![forbid(unsafe_code)]
+
+mod bytes;
+mod decoder;
+mod dtype;
+mod footprint;
+mod layout;
+mod machine;
+mod manifest;
+mod rate;
+
+pub use bytes::{Bytes, ParseBytesError};
+pub use decoder::{
+    Activation, DecoderSpec, LayerSpec, Norms, QkNorm, RopeScaling, RopeSpec, Scales,
+};
+pub use dtype::DType;
+pub use footprint::{KvLayout, LogitsWanted, ScratchLayout};
+pub use layout::{Access, LayerPart, PassWeight, WeightRole, WeightSpec};
+pub use machine::{
+    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library, Machine,
+    Memory,
+};
+pub use manifest::{Component, FileId, FileSpan, Group, GroupKind, Manifest, ModelFile, Tensor};
+pub use rate::{BytesPerSecond, Seconds};
