@@ -39,6 +39,9 @@ impl fmt::Display for Seconds {
 pub struct BytesPerSecond(f64);
 
 impl BytesPerSecond {
+    /// One byte per second: the slowest that a plan may assume.
+    pub const ONE: Self = Self(1.0);
+
     /// `rate` bytes per second; `None` unless it is positive and finite.
     pub fn new(rate: f64) -> Option<Self> {
         (rate.is_finite() && rate > 0.0).then_some(Self(rate))
