@@ -171,13 +171,13 @@ fn system_uses(all: &[Token<'_>]) -> Vec<(usize, String)> {
     for at in (0..all.len()).filter(|at| !tests.iter().any(|range| range.contains(at))) {
         let text = |ahead: usize| all.get(at + ahead).map_or("", |token| token.text);
         let root = matches!(text(0), "std" | "core") && text(1) == ":" && text(2) == ":";
-        let names = match text(3) {
+        let heads = match text(3) {
             "{" if root => group_heads(&all[at + 4..]),
-            name if root => vec![name],
+            _ if root => vec![&all[at + 3..]],
             _ => Vec::new(),
         };
-        for name in names.into_iter().filter(|name| SYSTEM_MODULES.contains(name)) {
-            found.push((all[at].line, format!("std::{name}")));
+        for path in heads.into_iter().filter(|path| reaches_system(path)) {
+            found.push((all[at].line, format!("std::{}", path[0].text)));
         }
         if text(0) == "." && SYSTEM_METHODS.contains(&text(1)) && text(2) == "(" {
             found.push((all[at].line, format!(".{}()", text(1))));
@@ -186,16 +186,22 @@ fn system_uses(all: &[Token<'_>]) -> Vec<(usize, String)> {
     found
 }
 
-/// The first words of the paths in `use std::{…}`, given the tokens after its brace.
-fn group_heads<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
+/// Whether a path below `std`, given by its tokens, is a way to the system; a duration is not.
+fn reaches_system(path: &[Token<'_>]) -> bool {
+    let text = |at: usize| path.get(at).map_or("", |token| token.text);
+    SYSTEM_MODULES.contains(&text(0)) && (text(0), text(3)) != ("time", "Duration")
+}
+
+/// The paths in `use std::{…}`, given the tokens after its brace; each goes on to the end.
+fn group_heads<'a, 'b>(tokens: &'b [Token<'a>]) -> Vec<&'b [Token<'a>]> {
     let (mut depth, mut expected, mut heads) = (1_usize, true, Vec::new());
-    for token in tokens {
+    for (at, token) in tokens.iter().enumerate() {
         match token.text {
             "{" => depth += 1,
             "}" => depth -= 1,
             "," if depth == 1 => expected = true,
-            word if depth == 1 && expected => {
-                heads.push(word);
+            _ if depth == 1 && expected => {
+                heads.push(&tokens[at..]);
                 expected = false;
             }
             _ => {}
@@ -286,7 +292,7 @@ mod tests {
             let broken = file("overflowml-plan", "crates/overflowml-plan/src/a.rs", text);
             assert_eq!(broken.len(), 1, "{text}: {broken:?}");
         }
-        let pure = "use std::{fmt, path::Path};\n#[cfg(test)]\nmod tests { use std::fs; }";
+        let pure = "use std::{fmt, path::Path, time::Duration};\nfn f(d: std::time::Duration) {}\n#[cfg(test)]\nmod tests { use std::fs; }";
         assert!(file("overflowml-plan", "crates/overflowml-plan/src/a.rs", pure).is_empty());
     }
 
