@@ -1,1 +1,34 @@
-//! overflowml-formats
+//! Model files to values: safetensors headers, sharded indexes and Hugging Face folders become a
+//! [`Manifest`](overflowml_types::Manifest), `config.json` becomes a
+//! [`DecoderSpec`](overflowml_types::DecoderSpec).
+//!
+//! Every parser is a pure function from bytes to a value, and treats the bytes as hostile: each
+//! claimed size is checked against [`limits`] and the file's length before anything is allocated.
+//! Which files a folder must hold is decided over the [`ModelDir`] trait, so it is tested in
+//! memory; the only code that asks the operating system is `disk.rs`, and it reads headers and
+//! small text files, never weights.
+#![forbid(unsafe_code)]
+
+mod bind;
+mod config;
+mod dir;
+mod disk;
+mod error;
+#[doc(hidden)]
+pub mod fixture;
+mod generation;
+mod groups;
+mod index;
+pub mod limits;
+mod model;
+pub mod safetensors;
+
+pub use bind::{BindError, bind, unused_tensors};
+pub use config::{Config, ConfigError, parse_config, supported_architectures};
+pub use dir::{FileProblem, ModelDir, OpenFile};
+pub use disk::open_model;
+pub use error::FormatError;
+pub use generation::{GenerationDefaults, parse_generation_config};
+pub use index::{Index, IndexError, parse_index};
+pub use model::{Model, ModelFiles, open_model_in};
+pub use safetensors::{Header, HeaderBuilder, HeaderError, HeaderTensor};

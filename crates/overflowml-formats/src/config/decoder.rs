@@ -1,0 +1,209 @@
+//! Puts a [`DecoderSpec`] together from a family's rules and a model's fields.
+
+use overflowml_types::{Activation, DecoderSpec, Scales};
+
+use super::families::{Bias, Family, ScaleRule, SoftCap};
+use super::{ConfigError, Fields, layers, rope};
+use crate::limits;
+
+/// The sizes that everything else is derived from.
+pub(super) struct Dims {
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) context: usize,
+}
+
+pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpec, ConfigError> {
+    refuse_what_does_not_run(fields)?;
+    let dims = dims(family, fields)?;
+    let (ropes, rotary) = rope::ropes(family, fields, &dims)?;
+    let layers = layers::layers(family, fields, &dims, rotary)?;
+    let (attention_softcap, logit_softcap) = softcaps(family, fields)?;
+    let bias = |bias| has_bias(bias, fields);
+    Ok(DecoderSpec {
+        architecture: family.architecture.to_owned(),
+        vocab: size(fields, "vocab_size", family.sizes.vocab, limits::VOCAB)?,
+        hidden: dims.hidden,
+        intermediate: size(
+            fields,
+            "intermediate_size",
+            family.sizes.intermediate,
+            limits::INTERMEDIATE,
+        )?,
+        heads: dims.heads,
+        kv_heads: dims.kv_heads,
+        head_dim: dims.head_dim,
+        layers,
+        ropes,
+        norms: family.norms,
+        norm_eps: fields.float_in("rms_norm_eps", 0.0..=1.0)?.unwrap_or(family.norm_eps),
+        norm_weight_offset: family.norm_weight_offset,
+        qk_norm: family.qk_norm,
+        activation: activation(family, fields)?,
+        qkv_bias: bias(family.qkv_bias)?,
+        out_bias: bias(family.out_bias)?,
+        mlp_bias: bias(family.mlp_bias)?,
+        fused_qkv: family.fused,
+        fused_gate_up: family.fused,
+        tied_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(family.tied),
+        scales: scales(family.scales, fields, &dims)?,
+        attention_softcap,
+        logit_softcap,
+        max_context: dims.context,
+    })
+}
+
+/// Features that any family's configuration may ask for, and that change results.
+fn refuse_what_does_not_run(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    if let Some(quantized) = fields.object("quantization_config")? {
+        let method = quantized.text("quant_method")?.unwrap_or("an unnamed method").to_owned();
+        return Err(ConfigError::Quantized { method });
+    }
+    if fields.boolean("use_bidirectional_attention")? == Some(true) {
+        return Err(ConfigError::Unsupported {
+            field: fields.path_to("use_bidirectional_attention"),
+            found: "true".to_owned(),
+            supported: "false",
+        });
+    }
+    Ok(())
+}
+
+fn dims(family: &Family, fields: &Fields<'_>) -> Result<Dims, ConfigError> {
+    let sizes = &family.sizes;
+    let hidden = size(fields, "hidden_size", sizes.hidden, limits::HIDDEN)?;
+    let heads = size(fields, "num_attention_heads", sizes.heads, limits::HEADS)?;
+    let kv_heads = kv_heads(family, fields, heads)?;
+    let head_dim = match fields.positive("head_dim", limits::HEAD_DIM)?.or(sizes.head_dim) {
+        Some(head_dim) => head_dim,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return Err(contradiction(fields, "num_attention_heads", heads, "hidden_size", hidden));
+        }
+    };
+    if heads.saturating_mul(head_dim) > limits::HIDDEN {
+        return Err(contradiction(fields, "head_dim", head_dim, "num_attention_heads", heads));
+    }
+    let context = fields.positive("max_position_embeddings", limits::CONTEXT)?;
+    Ok(Dims {
+        hidden,
+        layers: size(fields, "num_hidden_layers", sizes.layers, limits::LAYERS)?,
+        heads,
+        kv_heads,
+        head_dim,
+        context: context.unwrap_or(family.context),
+    })
+}
+
+/// Absent means the family's default, `null` as many as heads.
+fn kv_heads(family: &Family, fields: &Fields<'_>, heads: usize) -> Result<usize, ConfigError> {
+    const NAME: &str = "num_key_value_heads";
+    let kv_heads = match fields.positive(NAME, limits::HEADS)? {
+        Some(kv_heads) => kv_heads,
+        None if fields.is_null(NAME) => heads,
+        None => family.sizes.kv_heads.unwrap_or(heads),
+    };
+    match heads.is_multiple_of(kv_heads) {
+        true => Ok(kv_heads),
+        false => Err(contradiction(fields, NAME, kv_heads, "num_attention_heads", heads)),
+    }
+}
+
+fn size(
+    fields: &Fields<'_>,
+    name: &str,
+    default: Option<usize>,
+    most: usize,
+) -> Result<usize, ConfigError> {
+    fields.positive(name, most)?.or(default).ok_or_else(|| fields.missing(name))
+}
+
+fn contradiction(
+    fields: &Fields<'_>,
+    name: &str,
+    found: usize,
+    other: &'static str,
+    value: usize,
+) -> ConfigError {
+    ConfigError::Contradiction {
+        field: fields.path_to(name),
+        found: found.to_string(),
+        other,
+        value: value.to_string(),
+    }
+}
+
+fn has_bias(bias: Bias, fields: &Fields<'_>) -> Result<bool, ConfigError> {
+    match bias {
+        Bias::Never => Ok(false),
+        Bias::Always => Ok(true),
+        Bias::Field(name) => Ok(fields.boolean(name)?.unwrap_or(false)),
+    }
+}
+
+fn activation(family: &Family, fields: &Fields<'_>) -> Result<Activation, ConfigError> {
+    let (field, default) = family.activation;
+    let name = fields.text(field)?.unwrap_or(default);
+    match name {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        // The first Gemma's files say `gelu` and mean the approximation.
+        "gelu" if family.architecture == "GemmaForCausalLM" => Ok(Activation::GeluTanh),
+        "gelu" => Ok(Activation::Gelu),
+        other => Err(ConfigError::Unsupported {
+            field: fields.path_to(field),
+            found: other.to_owned(),
+            supported: "silu, gelu, gelu_pytorch_tanh",
+        }),
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // rounding is meant
+fn scales(rule: ScaleRule, fields: &Fields<'_>, dims: &Dims) -> Result<Scales, ConfigError> {
+    let inverse_root = |value: f64| value.sqrt().recip() as f32;
+    let plain = Scales {
+        embedding: 1.0,
+        residual: 1.0,
+        attention: inverse_root(dims.head_dim as f64),
+        logits: 1.0,
+    };
+    let factor = |name| Ok::<_, ConfigError>(fields.positive_float(name)?.unwrap_or(1.0));
+    match rule {
+        ScaleRule::Plain => Ok(plain),
+        ScaleRule::Gemma { query_scalar } => {
+            let scalar = fields.positive_float("query_pre_attn_scalar")?.unwrap_or(256.0);
+            let attention = if query_scalar { inverse_root(scalar) } else { plain.attention };
+            let embedding = (dims.hidden as f64).sqrt() as f32;
+            Ok(Scales { embedding, attention, ..plain })
+        }
+        ScaleRule::Granite => Ok(Scales {
+            embedding: factor("embedding_multiplier")? as f32,
+            residual: factor("residual_multiplier")? as f32,
+            attention: factor("attention_multiplier")? as f32,
+            logits: factor("logits_scaling")?.recip() as f32,
+        }),
+    }
+}
+
+/// The caps on attention scores and on logits. `null` switches a cap off.
+fn softcaps(
+    family: &Family,
+    fields: &Fields<'_>,
+) -> Result<(Option<f32>, Option<f32>), ConfigError> {
+    let cap = |name: &str, default: Option<f32>| match fields.float_in(name, 1e-6..=1e30)? {
+        None if fields.is_null(name) => Ok(None),
+        None => Ok(default),
+        said => Ok(said),
+    };
+    match family.softcap {
+        SoftCap::None => Ok((None, None)),
+        SoftCap::Both { attention, logits } => Ok((
+            cap("attn_logit_softcapping", Some(attention))?,
+            cap("final_logit_softcapping", Some(logits))?,
+        )),
+        SoftCap::Logits => Ok((None, cap("final_logit_softcapping", None)?)),
+    }
+}

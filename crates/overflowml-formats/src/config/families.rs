@@ -1,0 +1,303 @@
+//! Data table: what sets each model family apart, with the defaults of its configuration class in
+//! `transformers` 5 for fields that `config.json` leaves out.
+
+use overflowml_types::{Norms, QkNorm};
+
+/// One architecture.
+pub(super) struct Family {
+    pub(super) architecture: &'static str,
+    pub(super) model_type: &'static str,
+    /// The object inside `config.json` that describes the language model.
+    pub(super) nested_in: Option<&'static str>,
+    pub(super) sizes: Sizes,
+    /// `tie_word_embeddings`.
+    pub(super) tied: bool,
+    /// `rms_norm_eps`.
+    pub(super) norm_eps: f32,
+    /// `max_position_embeddings`.
+    pub(super) context: usize,
+    /// `rope_theta`.
+    pub(super) theta: f64,
+    /// The field that names the activation, and what it means if absent.
+    pub(super) activation: (&'static str, &'static str),
+    pub(super) norms: Norms,
+    pub(super) norm_weight_offset: f32,
+    pub(super) qk_norm: QkNorm,
+    pub(super) qkv_bias: Bias,
+    pub(super) out_bias: Bias,
+    pub(super) mlp_bias: Bias,
+    /// Query/key/value and gate/up are stored as one matrix each.
+    pub(super) fused: bool,
+    pub(super) scales: ScaleRule,
+    /// `attn_logit_softcapping` and `final_logit_softcapping`.
+    pub(super) softcap: SoftCap,
+    pub(super) windows: Windows,
+    pub(super) ropes: Ropes,
+}
+
+/// Defaults of sizes; `None` where every published model says it.
+pub(super) struct Sizes {
+    pub(super) vocab: Option<usize>,
+    pub(super) hidden: Option<usize>,
+    pub(super) intermediate: Option<usize>,
+    pub(super) layers: Option<usize>,
+    pub(super) heads: Option<usize>,
+    /// `num_key_value_heads`; as many as heads if `None`.
+    pub(super) kv_heads: Option<usize>,
+    /// `head_dim`; `hidden / heads` if `None`.
+    pub(super) head_dim: Option<usize>,
+}
+
+/// Whether projections add a bias.
+#[derive(Clone, Copy)]
+pub(super) enum Bias {
+    Never,
+    Always,
+    /// If this field says so.
+    Field(&'static str),
+}
+
+/// Where the multipliers come from.
+#[derive(Clone, Copy)]
+pub(super) enum ScaleRule {
+    /// `1 / sqrt(head_dim)` on attention, nothing else.
+    Plain,
+    /// Embeddings times `sqrt(hidden)`; attention by `query_pre_attn_scalar` if `true`.
+    Gemma { query_scalar: bool },
+    /// Four multipliers of its own.
+    Granite,
+}
+
+/// Soft caps.
+#[derive(Clone, Copy)]
+pub(super) enum SoftCap {
+    None,
+    /// On attention scores and logits, with these defaults.
+    Both {
+        attention: f32,
+        logits: f32,
+    },
+    /// On logits only, if the field says so.
+    Logits,
+}
+
+/// Which layers see only a window.
+#[derive(Clone, Copy)]
+pub(super) enum Windows {
+    Never,
+    /// All, if `sliding_window` is set; this is its default where the field is absent.
+    EveryLayer {
+        default: Option<usize>,
+    },
+    /// By `layer_types`; without it, those from `max_window_layers` on if `use_sliding_window`.
+    FromLayer,
+    /// By `layer_types`; without it, all but every `every`-th.
+    AllBut {
+        every: usize,
+        every_field: Option<&'static str>,
+    },
+    /// By `layer_types`; without it, those without rotary embedding if `use_sliding_window`.
+    WithoutRope,
+}
+
+/// Which layers have which rotary embedding.
+#[derive(Clone, Copy)]
+pub(super) enum Ropes {
+    /// One for all.
+    One,
+    /// One that rotates a part of each head (`partial_rotary_factor`), with LongRoPE.
+    Partial,
+    /// One, but some layers have none (`no_rope_layers`).
+    Some,
+    /// One for windowed layers, one for the others, with this default base for the windowed.
+    PerLayerType { local_field: &'static str, local_theta: f64 },
+}
+
+const SAID: Sizes = Sizes {
+    vocab: None,
+    hidden: None,
+    intermediate: None,
+    layers: None,
+    heads: None,
+    kv_heads: None,
+    head_dim: None,
+};
+
+const LLAMA: Family = Family {
+    architecture: "LlamaForCausalLM",
+    model_type: "llama",
+    nested_in: None,
+    sizes: SAID,
+    tied: false,
+    norm_eps: 1e-6,
+    context: 2048,
+    theta: 10_000.0,
+    activation: ("hidden_act", "silu"),
+    norms: Norms::Before,
+    norm_weight_offset: 0.0,
+    qk_norm: QkNorm::None,
+    qkv_bias: Bias::Field("attention_bias"),
+    out_bias: Bias::Field("attention_bias"),
+    mlp_bias: Bias::Field("mlp_bias"),
+    fused: false,
+    scales: ScaleRule::Plain,
+    softcap: SoftCap::None,
+    windows: Windows::Never,
+    ropes: Ropes::One,
+};
+
+const MISTRAL: Family = Family {
+    architecture: "MistralForCausalLM",
+    model_type: "mistral",
+    sizes: Sizes { kv_heads: Some(8), ..SAID },
+    context: 131_072,
+    qkv_bias: Bias::Never,
+    out_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    windows: Windows::EveryLayer { default: Some(4096) },
+    ..LLAMA
+};
+
+const QWEN2: Family = Family {
+    architecture: "Qwen2ForCausalLM",
+    model_type: "qwen2",
+    sizes: Sizes { kv_heads: Some(32), ..SAID },
+    context: 32_768,
+    qkv_bias: Bias::Always,
+    out_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    windows: Windows::FromLayer,
+    ..LLAMA
+};
+
+const QWEN3: Family = Family {
+    architecture: "Qwen3ForCausalLM",
+    model_type: "qwen3",
+    sizes: Sizes { kv_heads: Some(32), head_dim: Some(128), ..SAID },
+    qk_norm: QkNorm::PerHead,
+    qkv_bias: Bias::Field("attention_bias"),
+    out_bias: Bias::Field("attention_bias"),
+    ..QWEN2
+};
+
+const PHI3: Family = Family {
+    architecture: "Phi3ForCausalLM",
+    model_type: "phi3",
+    norm_eps: 1e-5,
+    context: 4096,
+    qkv_bias: Bias::Never,
+    out_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    fused: true,
+    windows: Windows::EveryLayer { default: None },
+    ropes: Ropes::Partial,
+    ..LLAMA
+};
+
+const GEMMA: Family = Family {
+    architecture: "GemmaForCausalLM",
+    model_type: "gemma",
+    sizes: Sizes { kv_heads: Some(16), head_dim: Some(256), ..SAID },
+    tied: true,
+    context: 8192,
+    activation: ("hidden_act", "gelu_pytorch_tanh"),
+    norm_weight_offset: 1.0,
+    mlp_bias: Bias::Never,
+    scales: ScaleRule::Gemma { query_scalar: false },
+    ..LLAMA
+};
+
+const GEMMA2: Family = Family {
+    architecture: "Gemma2ForCausalLM",
+    model_type: "gemma2",
+    sizes: Sizes { kv_heads: Some(4), head_dim: Some(256), ..SAID },
+    activation: ("hidden_activation", "gelu_pytorch_tanh"),
+    norms: Norms::Around,
+    scales: ScaleRule::Gemma { query_scalar: true },
+    softcap: SoftCap::Both { attention: 50.0, logits: 30.0 },
+    windows: Windows::AllBut { every: 2, every_field: None },
+    ..GEMMA
+};
+
+const GEMMA3: Family = Family {
+    architecture: "Gemma3ForCausalLM",
+    model_type: "gemma3_text",
+    // Published text_config objects leave out whatever equals these.
+    sizes: Sizes {
+        vocab: Some(262_208),
+        hidden: Some(2304),
+        intermediate: Some(9216),
+        layers: Some(26),
+        heads: Some(8),
+        kv_heads: Some(4),
+        head_dim: Some(256),
+    },
+    context: 131_072,
+    theta: 1_000_000.0,
+    qk_norm: QkNorm::PerHead,
+    // `transformers` ignores attn_logit_softcapping here.
+    softcap: SoftCap::Logits,
+    windows: Windows::AllBut { every: 6, every_field: Some("sliding_window_pattern") },
+    ropes: Ropes::PerLayerType { local_field: "rope_local_base_freq", local_theta: 10_000.0 },
+    ..GEMMA2
+};
+
+const SMOLLM3: Family = Family {
+    architecture: "SmolLM3ForCausalLM",
+    model_type: "smollm3",
+    sizes: Sizes { kv_heads: Some(4), ..SAID },
+    tied: true,
+    context: 32_768,
+    theta: 2_000_000.0,
+    windows: Windows::WithoutRope,
+    ropes: Ropes::Some,
+    ..LLAMA
+};
+
+const OLMO2: Family = Family {
+    architecture: "Olmo2ForCausalLM",
+    model_type: "olmo2",
+    norm_eps: 1e-5,
+    norms: Norms::After,
+    qk_norm: QkNorm::Whole,
+    mlp_bias: Bias::Never,
+    ..LLAMA
+};
+
+const OLMO3: Family = Family {
+    architecture: "Olmo3ForCausalLM",
+    model_type: "olmo3",
+    theta: 500_000.0,
+    windows: Windows::AllBut { every: 4, every_field: None },
+    ropes: Ropes::PerLayerType { local_field: "rope_theta", local_theta: 500_000.0 },
+    ..OLMO2
+};
+
+const GRANITE: Family = Family {
+    architecture: "GraniteForCausalLM",
+    model_type: "granite",
+    scales: ScaleRule::Granite,
+    ..LLAMA
+};
+
+/// Every family that runs, in the order in which messages list them.
+pub(super) const FAMILIES: &[Family] = &[
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    PHI3,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    Family {
+        architecture: "Gemma3ForConditionalGeneration",
+        model_type: "gemma3",
+        nested_in: Some("text_config"),
+        ..GEMMA3
+    },
+    SMOLLM3,
+    OLMO2,
+    OLMO3,
+    GRANITE,
+];
