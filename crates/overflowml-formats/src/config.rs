@@ -64,6 +64,7 @@ impl Config {
         let Some(family) = FAMILIES.iter().find(|family| family.architecture == name) else {
             return Err(ConfigError::UnsupportedArchitecture { architecture: name });
         };
+        decoder::refuse_quantized(&Fields::new(&self.object))?;
         decoder::decoder(family, &self.fields_of(family)?)
     }
 

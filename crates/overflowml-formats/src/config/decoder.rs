@@ -17,7 +17,7 @@ pub(super) struct Dims {
 }
 
 pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpec, ConfigError> {
-    refuse_what_does_not_run(fields)?;
+    refuse_bidirectional(fields)?;
     let dims = dims(family, fields)?;
     let (ropes, rotary) = rope::ropes(family, fields, &dims)?;
     let layers = layers::layers(family, fields, &dims, rotary)?;
@@ -56,20 +56,29 @@ pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpe
     })
 }
 
-/// Features that any family's configuration may ask for, and that change results.
-fn refuse_what_does_not_run(fields: &Fields<'_>) -> Result<(), ConfigError> {
-    if let Some(quantized) = fields.object("quantization_config")? {
-        let method = quantized.text("quant_method")?.unwrap_or("an unnamed method").to_owned();
-        return Err(ConfigError::Quantized { method });
-    }
-    if fields.boolean("use_bidirectional_attention")? == Some(true) {
-        return Err(ConfigError::Unsupported {
-            field: fields.path_to("use_bidirectional_attention"),
-            found: "true".to_owned(),
-            supported: "false",
-        });
+/// Refuses weights in a format that only other libraries read.
+pub(super) fn refuse_quantized(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    // The second is an older name of the first.
+    for name in ["quantization_config", "compression_config"] {
+        if let Some(quantized) = fields.object(name)? {
+            let method = quantized.text("quant_method")?.unwrap_or("an unnamed method").to_owned();
+            return Err(ConfigError::Quantized { method });
+        }
     }
     Ok(())
+}
+
+/// Refuses embedding models made from decoders: their tokens see later ones.
+fn refuse_bidirectional(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    const NAME: &str = "use_bidirectional_attention";
+    match fields.boolean(NAME)? {
+        Some(true) => Err(ConfigError::Unsupported {
+            field: fields.path_to(NAME),
+            found: "true".to_owned(),
+            supported: "false",
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn dims(family: &Family, fields: &Fields<'_>) -> Result<Dims, ConfigError> {
@@ -140,7 +149,7 @@ fn has_bias(bias: Bias, fields: &Fields<'_>) -> Result<bool, ConfigError> {
     match bias {
         Bias::Never => Ok(false),
         Bias::Always => Ok(true),
-        Bias::Field(name) => Ok(fields.boolean(name)?.unwrap_or(false)),
+        Bias::Field(name, default) => Ok(fields.boolean(name)?.unwrap_or(default)),
     }
 }
 

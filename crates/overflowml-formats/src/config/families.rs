@@ -53,8 +53,8 @@ pub(super) struct Sizes {
 pub(super) enum Bias {
     Never,
     Always,
-    /// If this field says so.
-    Field(&'static str),
+    /// If this field says so, else this.
+    Field(&'static str, bool),
 }
 
 /// Where the multipliers come from.
@@ -85,11 +85,14 @@ pub(super) enum SoftCap {
 #[derive(Clone, Copy)]
 pub(super) enum Windows {
     Never,
-    /// All, if `sliding_window` is set; this is its default where the field is absent.
+    /// All, if `sliding_window` is set; this is its default where the field is absent. By
+    /// `layer_types` where that is there and `by_type`.
     EveryLayer {
         default: Option<usize>,
+        by_type: bool,
     },
-    /// By `layer_types`; without it, those from `max_window_layers` on if `use_sliding_window`.
+    /// None unless `use_sliding_window`. Then by `layer_types`; without it, those from
+    /// `max_window_layers` on.
     FromLayer,
     /// By `layer_types`; without it, all but every `every`-th.
     AllBut {
@@ -105,8 +108,9 @@ pub(super) enum Windows {
 pub(super) enum Ropes {
     /// One for all.
     One,
-    /// One that rotates a part of each head (`partial_rotary_factor`), with LongRoPE.
-    Partial,
+    /// One that rotates a part of each head (`partial_rotary_factor`); its
+    /// `original_max_position_embeddings` is the model's own field, with this default.
+    Partial { original_context: usize },
     /// One, but some layers have none (`no_rope_layers`).
     Some,
     /// One for windowed layers, one for the others, with this default base for the windowed.
@@ -136,9 +140,9 @@ const LLAMA: Family = Family {
     norms: Norms::Before,
     norm_weight_offset: 0.0,
     qk_norm: QkNorm::None,
-    qkv_bias: Bias::Field("attention_bias"),
-    out_bias: Bias::Field("attention_bias"),
-    mlp_bias: Bias::Field("mlp_bias"),
+    qkv_bias: Bias::Field("attention_bias", false),
+    out_bias: Bias::Field("attention_bias", false),
+    mlp_bias: Bias::Field("mlp_bias", false),
     fused: false,
     scales: ScaleRule::Plain,
     softcap: SoftCap::None,
@@ -154,8 +158,15 @@ const MISTRAL: Family = Family {
     qkv_bias: Bias::Never,
     out_bias: Bias::Never,
     mlp_bias: Bias::Never,
-    windows: Windows::EveryLayer { default: Some(4096) },
+    windows: Windows::EveryLayer { default: Some(4096), by_type: false },
     ..LLAMA
+};
+
+const MINISTRAL: Family = Family {
+    architecture: "MinistralForCausalLM",
+    model_type: "ministral",
+    windows: Windows::EveryLayer { default: Some(4096), by_type: true },
+    ..MISTRAL
 };
 
 const QWEN2: Family = Family {
@@ -175,8 +186,8 @@ const QWEN3: Family = Family {
     model_type: "qwen3",
     sizes: Sizes { kv_heads: Some(32), head_dim: Some(128), ..SAID },
     qk_norm: QkNorm::PerHead,
-    qkv_bias: Bias::Field("attention_bias"),
-    out_bias: Bias::Field("attention_bias"),
+    qkv_bias: Bias::Field("attention_bias", false),
+    out_bias: Bias::Field("attention_bias", false),
     ..QWEN2
 };
 
@@ -189,8 +200,8 @@ const PHI3: Family = Family {
     out_bias: Bias::Never,
     mlp_bias: Bias::Never,
     fused: true,
-    windows: Windows::EveryLayer { default: None },
-    ropes: Ropes::Partial,
+    windows: Windows::EveryLayer { default: None, by_type: false },
+    ropes: Ropes::Partial { original_context: 4096 },
     ..LLAMA
 };
 
@@ -280,10 +291,21 @@ const GRANITE: Family = Family {
     ..LLAMA
 };
 
+const SEED_OSS: Family = Family {
+    architecture: "SeedOssForCausalLM",
+    model_type: "seed_oss",
+    sizes: Sizes { kv_heads: Some(8), head_dim: Some(128), ..SAID },
+    context: 524_288,
+    qkv_bias: Bias::Field("attention_bias", true),
+    out_bias: Bias::Field("attention_out_bias", false),
+    ..LLAMA
+};
+
 /// Every family that runs, in the order in which messages list them.
 pub(super) const FAMILIES: &[Family] = &[
     LLAMA,
     MISTRAL,
+    MINISTRAL,
     QWEN2,
     QWEN3,
     PHI3,
@@ -300,4 +322,5 @@ pub(super) const FAMILIES: &[Family] = &[
     OLMO2,
     OLMO3,
     GRANITE,
+    SEED_OSS,
 ];

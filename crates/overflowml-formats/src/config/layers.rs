@@ -65,36 +65,59 @@ fn windows(
     count: usize,
     has_rope: &[bool],
 ) -> Result<Vec<Option<usize>>, ConfigError> {
-    let window = || fields.positive(WINDOW, limits::CONTEXT);
-    let windowed = match rule {
-        Windows::Never => return Ok(vec![None; count]),
-        Windows::EveryLayer { default } => {
-            let default = if fields.is_null(WINDOW) { None } else { default };
-            return Ok(vec![window()?.or(default); count]);
-        }
-        Windows::FromLayer | Windows::WithoutRope => {
-            let on = fields.boolean("use_sliding_window")?.unwrap_or(false);
-            match layer_types(fields, count)? {
-                Some(types) => types,
-                None if !on => vec![false; count],
-                None => windowed_by_default(rule, fields, count, has_rope)?,
-            }
-        }
-        Windows::AllBut { .. } => match layer_types(fields, count)? {
-            Some(types) => types,
-            None => windowed_by_default(rule, fields, count, has_rope)?,
-        },
-    };
-    if !windowed.contains(&true) {
+    let Some(width) = width(rule, fields)? else {
+        refuse_windowed_layers(rule, fields, count)?;
         return Ok(vec![None; count]);
-    }
-    let default = match rule {
-        Windows::WithoutRope => None,
-        _ if fields.is_null(WINDOW) => None,
-        _ => Some(4096),
     };
-    let width = window()?.or(default).ok_or_else(|| fields.missing(WINDOW))?;
+    let reads_types = !matches!(rule, Windows::EveryLayer { by_type: false, .. });
+    let said = if reads_types { layer_types(fields, count)? } else { None };
+    let windowed = match said {
+        Some(types) => types,
+        None => windowed_by_default(rule, fields, count, has_rope)?,
+    };
     Ok(windowed.into_iter().map(|windowed| windowed.then_some(width)).collect())
+}
+
+/// How wide the model's windows are; `None` if it has none.
+fn width(rule: Windows, fields: &Fields<'_>) -> Result<Option<usize>, ConfigError> {
+    let default = match rule {
+        Windows::Never => return Ok(None),
+        Windows::FromLayer if !uses_windows(fields)? => return Ok(None),
+        Windows::EveryLayer { default, .. } => default,
+        Windows::WithoutRope => None,
+        Windows::FromLayer | Windows::AllBut { .. } => Some(4096),
+    };
+    match fields.is_null(WINDOW) {
+        true => Ok(None),
+        false => Ok(fields.positive(WINDOW, limits::CONTEXT)?.or(default)),
+    }
+}
+
+fn uses_windows(fields: &Fields<'_>) -> Result<bool, ConfigError> {
+    Ok(fields.boolean("use_sliding_window")?.unwrap_or(false))
+}
+
+/// A layer cannot be windowed if nothing says how wide the window is.
+fn refuse_windowed_layers(
+    rule: Windows,
+    fields: &Fields<'_>,
+    count: usize,
+) -> Result<(), ConfigError> {
+    let says_so = match rule {
+        Windows::Never | Windows::EveryLayer { by_type: false, .. } => None,
+        _ => layer_types(fields, count)?,
+    };
+    let by_default = matches!(rule, Windows::AllBut { .. }) && says_so.is_none();
+    match by_default || says_so.is_some_and(|types| types.contains(&true)) {
+        true if matches!(rule, Windows::FromLayer) => Err(ConfigError::Contradiction {
+            field: fields.path_to(LAYER_TYPES),
+            found: "sliding_attention".to_owned(),
+            other: "use_sliding_window",
+            value: "false".to_owned(),
+        }),
+        true => Err(fields.missing(WINDOW)),
+        false => Ok(()),
+    }
 }
 
 /// Which layers are windowed where `layer_types` does not say.
@@ -104,25 +127,23 @@ fn windowed_by_default(
     count: usize,
     has_rope: &[bool],
 ) -> Result<Vec<bool>, ConfigError> {
+    let all_but =
+        |every: usize| Ok((1..=count).map(|layer| !layer.is_multiple_of(every)).collect());
     match rule {
+        Windows::Never => Ok(vec![false; count]),
+        Windows::EveryLayer { .. } => Ok(vec![true; count]),
         Windows::FromLayer => {
             let from = fields.size("max_window_layers", 0..=limits::LAYERS)?.unwrap_or(28);
-            let on = !fields.is_null(WINDOW);
-            Ok((0..count).map(|layer| on && layer >= from).collect())
+            Ok((0..count).map(|layer| layer >= from).collect())
         }
         Windows::WithoutRope => {
-            let on = fields.get(WINDOW).is_some();
+            let on = uses_windows(fields)?;
             Ok(has_rope.iter().map(|has_rope| on && !has_rope).collect())
         }
-        Windows::AllBut { every, every_field } => {
-            let said = match every_field {
-                Some(name) => fields.positive(name, limits::LAYERS)?,
-                None => None,
-            };
-            let every = said.unwrap_or(every);
-            Ok((1..=count).map(|layer| !layer.is_multiple_of(every)).collect())
+        Windows::AllBut { every, every_field: None } => all_but(every),
+        Windows::AllBut { every, every_field: Some(name) } => {
+            all_but(fields.positive(name, limits::LAYERS)?.unwrap_or(every))
         }
-        Windows::Never | Windows::EveryLayer { .. } => Ok(vec![false; count]),
     }
 }
 
@@ -134,7 +155,8 @@ fn layer_types(fields: &Fields<'_>, count: usize) -> Result<Option<Vec<bool>>, C
         return Err(ConfigError::WrongCount { field, found, expected: count });
     }
     let windowed = |value: &Value| match value.as_str() {
-        Some("full_attention") => Ok(false),
+        // The second is an older name of the first.
+        Some("full_attention" | "attention") => Ok(false),
         Some("sliding_attention") => Ok(true),
         Some(other) => Err(ConfigError::Unsupported {
             field: fields.path_to(LAYER_TYPES),

@@ -32,7 +32,7 @@ pub(super) fn ropes(
     let rope = Rope { family, fields, dims };
     let one = |rotary| Ok((vec![rope.global()?], rotary));
     match family.ropes {
-        Ropes::One | Ropes::Partial => one(Rotary::All),
+        Ropes::One | Ropes::Partial { .. } => one(Rotary::All),
         Ropes::Some => one(Rotary::Some),
         Ropes::PerLayerType { local_field, local_theta } => {
             let (global, local) = rope.per_layer_type(local_field, local_theta)?;
@@ -57,6 +57,9 @@ impl Rope<'_> {
             Some(older) => Some(older),
             None => self.fields.object("rope_parameters")?,
         };
+        if let Some(parameters) = &parameters {
+            refuse_per_layer_type(parameters)?;
+        }
         let theta = self.fields.positive_float("rope_theta")?.unwrap_or(self.family.theta);
         self.spec(parameters.as_ref(), theta)
     }
@@ -99,7 +102,7 @@ impl Rope<'_> {
         let head_dim = self.dims.head_dim;
         let part = holder.float(PARTIAL, 0.0..=1.0)?.unwrap_or(1.0);
         let rotary_dim = (head_dim as f64 * part) as usize;
-        let may_be_partial = matches!(self.family.ropes, Ropes::Partial);
+        let may_be_partial = matches!(self.family.ropes, Ropes::Partial { .. });
         if (rotary_dim != head_dim && !may_be_partial) || !rotary_dim.is_multiple_of(2) {
             return Err(ConfigError::Contradiction {
                 field: holder.path_to(PARTIAL),
@@ -120,7 +123,7 @@ impl Rope<'_> {
             Some(name) => name,
             None => parameters.text("type")?.unwrap_or("default"),
         };
-        let is_phi3 = matches!(self.family.ropes, Ropes::Partial);
+        let is_phi3 = matches!(self.family.ropes, Ropes::Partial { .. });
         match name {
             "default" => Ok(RopeScaling::None),
             "longrope" => self.longrope(parameters, rotary_dim),
@@ -211,9 +214,23 @@ impl Rope<'_> {
         if let Some(own) = self.fields.positive(ORIGINAL, limits::CONTEXT)? {
             return Ok(own);
         }
+        if let Ropes::Partial { original_context } = self.family.ropes {
+            return Ok(original_context);
+        }
         let said = parameters.positive(ORIGINAL, limits::CONTEXT)?;
         Ok(said.unwrap_or(self.dims.context))
     }
+}
+
+/// Parameters per layer type, for a family that has one rotary embedding, mean something else
+/// than they say.
+fn refuse_per_layer_type(parameters: &Fields<'_>) -> Result<(), ConfigError> {
+    for name in ["full_attention", "sliding_attention"] {
+        if let Some(found) = parameters.get(name) {
+            return Err(parameters.wrong_type(name, "absent for this architecture", found));
+        }
+    }
+    Ok(())
 }
 
 fn required(parameters: &Fields<'_>, name: &str) -> Result<f64, ConfigError> {
