@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::{Bytes, DType, DecoderSpec};
 
-/// For which positions of a pass the vocabulary logits are wanted.
+/// What a run wants of the vocabulary logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogitsWanted {
-    /// Only the last one: generating text.
+    /// Those of the last position only: generating text.
     Last,
-    /// All of them: scoring text.
+    /// The log-probability of every next token: scoring text. The vocabulary is then worked
+    /// through in tiles of [`ScratchLayout::VOCAB_TILE`], so that no `[chunk, vocab]` buffer exists.
     All,
 }
 
@@ -22,21 +23,29 @@ pub enum LogitsWanted {
 pub struct KvLayout {
     /// Element type of keys and values: the weights' own.
     pub dtype: DType,
-    /// Positions kept per layer; a windowed layer needs only its window and the running chunk.
+    /// Positions kept per layer, a multiple of [`KvLayout::LANES`]; a windowed layer needs only its
+    /// window and the running chunk.
     pub cells: Vec<usize>,
     /// Elements of one position's keys (and as many again for its values).
     pub width: usize,
 }
 
 impl KvLayout {
+    /// Neighbouring positions whose keys are stored interleaved, so that one vector instruction
+    /// works on all of them. Caches are rounded up to a multiple of it.
+    pub const LANES: usize = 16;
+
     /// The cache for `context` positions fed in chunks of at most `chunk`.
     pub fn new(spec: &DecoderSpec, dtype: DType, context: usize, chunk: usize) -> Self {
         let cells = spec
             .layers
             .iter()
-            .map(|layer| match layer.window {
-                Some(window) => context.min(window.saturating_add(chunk)),
-                None => context,
+            .map(|layer| {
+                let needed = match layer.window {
+                    Some(window) => context.min(window.saturating_add(chunk)),
+                    None => context,
+                };
+                needed.next_multiple_of(Self::LANES)
             })
             .collect();
         Self { dtype, cells, width: spec.kv_width() }
@@ -67,37 +76,54 @@ pub struct ScratchLayout {
     pub chunk: usize,
     /// `[chunk, hidden]`: the residual stream.
     pub residual: usize,
-    /// `[chunk, hidden]`: what a part adds to it.
+    /// `[chunk, hidden]`: a part's normalised input, later what it adds to the residual stream.
     pub delta: usize,
-    /// `[chunk, query_width + 2 * kv_width]`.
+    /// `[chunk, query_width]`, `[chunk, kv_width]` and `[chunk, kv_width]`.
     pub qkv: usize,
     /// `[chunk, query_width]`: attention's result.
     pub attended: usize,
-    /// `[chunk, 2 * intermediate]`: gate and up.
+    /// `[2, chunk, intermediate]`: gate and up.
     pub gate_up: usize,
     /// `[chunk, max(hidden, query_width, intermediate)]`: the input of a matrix product, as the
     /// kernels want it.
     pub input: usize,
-    /// `[threads, context]`: attention scores of one head.
+    /// `[ropes, chunk, rotary_dim]`: cosines and sines of the pass's positions.
+    pub rotations: usize,
+    /// `[threads, heads per key/value head, SCORE_TILE + 2]`: attention scores of one tile of
+    /// positions, with the running maximum and sum.
     pub scores: usize,
-    /// `[1 or chunk, vocab]`.
+    /// `[vocab]`, or `[chunk, VOCAB_TILE]` if that is more and every position is scored.
     pub logits: usize,
+    /// `[chunk, 4]`, as two `f64` each: running maximum, sum and the wanted logit of scored tokens.
+    pub tallies: usize,
+    /// `[vocab, 2]`: a sampler's candidates, logit and token.
+    pub candidates: usize,
+    /// `[hidden]`: one embedding row as stored.
+    pub row: usize,
 }
 
 impl ScratchLayout {
-    /// Buffers for passes of `chunk` tokens over `context` positions on `threads` threads.
+    /// Positions that attention works on at a time.
+    pub const SCORE_TILE: usize = 64;
+    /// Vocabulary rows that scoring works on at a time.
+    pub const VOCAB_TILE: usize = 1024;
+
+    /// Buffers for passes of `chunk` tokens on `threads` threads. Attention works in tiles, so
+    /// `_context` costs nothing here.
     pub fn new(
         spec: &DecoderSpec,
         chunk: usize,
-        context: usize,
+        _context: usize,
         threads: usize,
         wanted: LogitsWanted,
     ) -> Self {
         let widest = spec.hidden.max(spec.query_width()).max(spec.intermediate);
-        let logit_rows = match wanted {
-            LogitsWanted::Last => 1,
-            LogitsWanted::All => chunk,
+        let (tile_rows, scored, sampled) = match wanted {
+            LogitsWanted::Last => (0, 0, spec.vocab),
+            LogitsWanted::All => (chunk, chunk, 0),
         };
+        let rotary: usize = spec.ropes.iter().map(|rope| rope.rotary_dim).sum();
+        let group = spec.heads / spec.kv_heads.max(1);
         Self {
             chunk,
             residual: chunk * spec.hidden,
@@ -106,8 +132,12 @@ impl ScratchLayout {
             attended: chunk * spec.query_width(),
             gate_up: chunk * 2 * spec.intermediate,
             input: chunk * widest,
-            scores: threads * context,
-            logits: logit_rows * spec.vocab,
+            rotations: chunk * rotary,
+            scores: threads * group * (Self::SCORE_TILE + 2),
+            logits: spec.vocab.max(tile_rows * Self::VOCAB_TILE.min(spec.vocab)),
+            tallies: scored * 8,
+            candidates: sampled * 2,
+            row: spec.hidden,
         }
     }
 
@@ -120,8 +150,12 @@ impl ScratchLayout {
             self.attended,
             self.gate_up,
             self.input,
+            self.rotations,
             self.scores,
             self.logits,
+            self.tallies,
+            self.candidates,
+            self.row,
         ];
         Bytes::of_len(elements.iter().sum()).saturating_mul(4)
     }
