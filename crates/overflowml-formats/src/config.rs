@@ -64,17 +64,17 @@ impl Config {
         let Some(family) = FAMILIES.iter().find(|family| family.architecture == name) else {
             return Err(ConfigError::UnsupportedArchitecture { architecture: name });
         };
-        decoder::refuse_quantized(&Fields::new(&self.object))?;
+        decoder::refuse_quantized(&self.fields())?;
         decoder::decoder(family, &self.fields_of(family)?)
     }
 
-    /// The fields that describe the language model.
-    pub(crate) fn text_fields(&self) -> Fields<'_> {
+    /// The outermost fields.
+    pub(crate) fn fields(&self) -> Fields<'_> {
         Fields::new(&self.object)
     }
 
     fn fields_of(&self, family: &Family) -> Result<Fields<'_>, ConfigError> {
-        let whole = Fields::new(&self.object);
+        let whole = self.fields();
         match family.nested_in {
             None => Ok(whole),
             Some(name) => {

@@ -127,7 +127,7 @@ fn read_generation<D: ModelDir>(
         None => GenerationDefaults::default(),
     };
     let none = Map::new();
-    Ok(own.or_from_config(&config.map_or(Fields::new(&none), Config::text_fields)))
+    Ok(own.or_from_config(&config.map_or(Fields::new(&none), Config::fields)))
 }
 
 /// Decides as `transformers` does: the single file, else the index; else the only file there is.

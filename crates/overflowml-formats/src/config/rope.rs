@@ -209,16 +209,17 @@ impl Rope<'_> {
         })
     }
 
-    /// The context before stretching: the model's own field goes before the rotary parameters'.
+    /// The context before stretching. Where one rotary embedding serves all layers, the model's
+    /// own field goes before the rotary parameters'.
     fn original_context(&self, parameters: &Fields<'_>) -> Result<usize, ConfigError> {
-        if let Some(own) = self.fields.positive(ORIGINAL, limits::CONTEXT)? {
-            return Ok(own);
-        }
-        if let Ropes::Partial { original_context } = self.family.ropes {
-            return Ok(original_context);
-        }
+        let own = self.fields.positive(ORIGINAL, limits::CONTEXT)?;
         let said = parameters.positive(ORIGINAL, limits::CONTEXT)?;
-        Ok(said.unwrap_or(self.dims.context))
+        let context = match self.family.ropes {
+            Ropes::Partial { original_context } => own.unwrap_or(original_context),
+            Ropes::PerLayerType { .. } => said.unwrap_or(self.dims.context),
+            Ropes::One | Ropes::Some => own.or(said).unwrap_or(self.dims.context),
+        };
+        Ok(context)
     }
 }
 

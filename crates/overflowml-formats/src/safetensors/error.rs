@@ -101,12 +101,15 @@ impl HeaderError {
                 let names: Vec<_> = DTYPES.iter().map(|(name, _)| *name).collect();
                 Some(format!("known element types: {}", names.join(", ")))
             }
-            Self::Truncated { .. } | Self::OutsideFile { .. } | Self::DataOutsideFile { .. } => {
+            Self::Truncated { .. } | Self::DataOutsideFile { .. } => {
                 Some("the file is incomplete: download or copy it again".to_owned())
             }
-            Self::NotJson { .. } | Self::NotUtf8 { .. } | Self::TooLarge { .. } => Some(
-                "this does not look like a safetensors file; a Git LFS pointer or a web page \
-                 saved under its name does this: download it again"
+            Self::OutsideFile { .. }
+            | Self::TooLarge { .. }
+            | Self::NotUtf8 { .. }
+            | Self::NotJson { .. } => Some(
+                "the file is incomplete, or something else was saved under its name, such as a \
+                 Git LFS pointer or a web page: download it again"
                     .to_owned(),
             ),
             _ => None,
