@@ -1,1 +1,50 @@
-//! overflowml
+//! Run AI models larger than your memory.
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//! use overflowml::{Bytes, GenerateOptions, LogitsWanted, Sampling, Session, SessionRequest, Text};
+//!
+//! let model = overflowml::open("./model".as_ref())?;
+//! let text = Text::open(&model)?;
+//! let prompt = text.encode("Once upon a time")?;
+//! let request = SessionRequest {
+//!     memory: Some(Bytes::gib(4)),
+//!     ..SessionRequest::new(prompt.len(), 64, LogitsWanted::Last)
+//! };
+//! let mut session = Session::open(&model, &request, &mut |_, _| {})?;
+//! let options = GenerateOptions::new(&model, &text, Sampling::greedy(), 64, false);
+//! let mut stream = text.stream();
+//! session.generate(&prompt, &options, &AtomicBool::new(false), &mut |token| {
+//!     print!("{}", stream.push(token));
+//! })?;
+//! # Ok::<(), overflowml::Error>(())
+//! ```
+//!
+//! The order is always look ([`open`], [`probe`]) → know ([`inspect()`]) → decide ([`Planner`]) →
+//! run ([`Session`]).
+#![forbid(unsafe_code)]
+
+pub mod calibration;
+mod error;
+pub mod hub;
+mod inspect;
+mod overhead;
+mod paths;
+mod planner;
+mod report;
+mod session;
+pub mod synth;
+pub mod text;
+
+pub use error::Error;
+pub use inspect::{GroupSize, Inspection, inspect};
+pub use overflowml_exec::Sampling;
+pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
+pub use overflowml_hardware::{ProbeOptions, probe};
+pub use overflowml_plan::{Infeasible, Plan};
+pub use overflowml_types::*;
+pub use paths::{cache_dir, open, resolve};
+pub use planner::{Planner, SessionRequest};
+pub use report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings};
+pub use session::{GenerateOptions, Generation, Session};
+pub use text::{ChatMessage, Role, Text, TextStream};

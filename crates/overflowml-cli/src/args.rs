@@ -1,0 +1,269 @@
+//! What can be typed: declarations and `--help` texts only. [`crate::settings`] resolves them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use overflowml::Bytes;
+
+const EXAMPLES: &str = "\
+Examples:
+  overflowml demo                                    see it work on a model it makes itself
+  overflowml run ./model --prompt \"Once upon a time\"
+  overflowml run ./model --memory 4GiB --chat        stay below 4 GiB, whatever the model's size
+  overflowml plan ./model --memory 4GiB              what would stay, what would stream, how fast
+  overflowml inspect org/name --json
+
+Exit codes: 0 done, 1 a valid \"no\" (does not fit, check failed), 2 could not answer (bad input, I/O).";
+
+/// Run AI models larger than your memory.
+///
+/// OverflowML looks at the model and the machine, keeps in memory what fits, and streams the rest
+/// from disk just in time: the same tokens as with unlimited memory, inside the memory you give.
+#[derive(Debug, Parser)]
+#[command(name = "overflowml", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr (repeat for more).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what this machine has: CPU, memory and its limits, disk, GPUs.
+    Detect(DetectArgs),
+    /// Show what is in a model: architecture, sizes, groups, KV cache per token.
+    Inspect(InspectArgs),
+    /// Decide where every part of a model would live, and predict memory and speed.
+    Plan(PlanArgs),
+    /// Generate text.
+    Run(RunArgs),
+    /// Compute the log-probability of every token of a text, and its perplexity.
+    Score(ScoreArgs),
+    /// Make a random-weight model in the usual layout, for tests and benchmarks.
+    Synth(SynthArgs),
+    /// The main job, on a model it makes itself: larger than its budget, same tokens.
+    Demo(DemoArgs),
+    /// Measure this machine's disk, memory and compute speed; predictions then use them.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DetectArgs {
+    /// Also list the processes that hold GPU memory.
+    #[arg(long)]
+    pub live: bool,
+    /// Report the disk under this path.
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArg {
+    /// A Hugging Face folder, a `.safetensors` file with its config.json beside it, or a hub id
+    /// such as `org/name` (downloaded to the Hugging Face cache; `HF_HOME`, `HF_ENDPOINT`,
+    /// `HF_TOKEN` and `HF_HUB_OFFLINE` are obeyed).
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+}
+
+/// What may be used.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Bound on the memory of the whole process, for example `4GiB` [default: what is free now].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// Compute threads [default: usable cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Positions that the KV cache must hold [default: prompt and new tokens].
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// Whether weights may be shrunk. `exact` forbids it; `auto` lets the plan decide, which today
+    /// always keeps the stored precision.
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub precision: Precision,
+    /// Read through the page cache even where the disk allows direct reads.
+    #[arg(long)]
+    pub no_direct_io: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    Auto,
+    Exact,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Tokens of the prompt to plan for.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: u32,
+    /// New tokens to plan for.
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: u32,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("input").required(true).args(["prompt", "prompt_file", "chat"]))]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Continue this text, as it is (no chat template).
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Continue the text in this file; `-` is stdin.
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+    /// Talk: the model's chat template with history. `/exit` ends, Ctrl-C ends a reply.
+    #[arg(long, conflicts_with = "json")]
+    pub chat: bool,
+    /// Instructions at the start of a chat.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// New tokens at most (per reply in a chat).
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: u32,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Print one JSON document instead of the text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the next token is chosen; defaults come from the model's generation_config.json.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// 0 always takes the likeliest token; higher is more varied.
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Only the K likeliest tokens (0: all).
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P.
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the likeliest.
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Above 1 makes tokens that have occurred less likely.
+    #[arg(long, value_name = "R")]
+    pub repetition_penalty: Option<f32>,
+    /// The same seed gives the same text [default: 0].
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("input").required(true).args(["text", "tokens"]))]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Score the text in this file; `-` is stdin.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Score these token ids, for example `1,15043,3186`.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 1..)]
+    pub tokens: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// The folder to make; it must not exist, be empty, or be an interrupted synth of the same
+    /// request.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The architecture, for example `llama`, `qwen3` or `gemma2`.
+    #[arg(long, value_name = "NAME", default_value = "llama")]
+    pub arch: String,
+    /// About how many parameters, for example `750M` or `3B`.
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub params: u64,
+    /// Element type of the weights.
+    #[arg(long, value_name = "D", default_value = "bf16")]
+    pub dtype: String,
+    /// The same seed gives the same bytes.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Memory that the model may use.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub memory: Bytes,
+    /// Size of the model to make.
+    #[arg(long, value_name = "SIZE", default_value = "1.5GB")]
+    pub size: Bytes,
+    /// Tokens to generate.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..))]
+    pub tokens: u32,
+    /// Delete the demo's models and stop.
+    #[arg(long)]
+    pub clean: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Measure and store this machine's speeds.
+    #[arg(long, required = true)]
+    pub calibrate: bool,
+    /// Read this model's files to time its disk.
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads `750M`, `3B`, `1.1e9` and `5000000`.
+fn parse_count(text: &str) -> Result<u64, String> {
+    let (digits, scale) = match text.trim().to_ascii_uppercase() {
+        t if t.ends_with('K') => (t[..t.len() - 1].to_owned(), 1e3),
+        t if t.ends_with('M') => (t[..t.len() - 1].to_owned(), 1e6),
+        t if t.ends_with('B') => (t[..t.len() - 1].to_owned(), 1e9),
+        t => (t, 1.0),
+    };
+    match digits.parse::<f64>() {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // both are checked here
+        Ok(n) if n > 0.0 && n * scale < 1e13 => Ok((n * scale) as u64),
+        _ => Err(format!("`{text}` is not a number of parameters: try `750M` or `3B`")),
+    }
+}

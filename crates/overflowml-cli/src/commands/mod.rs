@@ -1,0 +1,49 @@
+//! One file per command: it asks the library and renders the answer.
+
+use std::path::PathBuf;
+
+use overflowml::Error;
+
+pub mod bench;
+pub mod chat;
+pub mod demo;
+pub mod detect;
+pub mod inspect;
+pub mod plan;
+pub mod run;
+pub mod score;
+pub mod synth;
+
+/// How a command ended when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Yes,
+    /// A valid "no".
+    No,
+    /// The user stopped it.
+    Interrupted,
+}
+
+/// What to change about an error, if the library knows.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Error>()).and_then(Error::hint)
+}
+
+/// 1 for a valid "no", 2 for a failure to answer.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let no = error.chain().any(|cause| cause.downcast_ref::<Error>().is_some_and(Error::is_no));
+    if no { 1 } else { 2 }
+}
+
+/// The model's files on this machine, downloaded if need be.
+fn local_files(model: &str) -> anyhow::Result<PathBuf> {
+    let mut bar = crate::progress::ByteBar::new("downloading");
+    let mut progress = |done, total| bar.update(done, total);
+    Ok(overflowml::resolve(model, &mut progress)?)
+}
+
+/// Opens a model by folder, file or hub id.
+fn open_model(model: &str) -> anyhow::Result<overflowml::Model> {
+    Ok(overflowml::open(&local_files(model)?)?)
+}

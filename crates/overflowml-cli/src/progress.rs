@@ -1,0 +1,45 @@
+//! Progress bars: on a terminal, for what takes longer than a second.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use overflowml::Bytes;
+
+use crate::output;
+
+/// A bar of bytes that shows itself only if the work outlasts a second and a person watches.
+pub struct ByteBar {
+    bar: ProgressBar,
+    started: Instant,
+    shown: bool,
+}
+
+impl ByteBar {
+    /// A bar that says what is being done.
+    pub fn new(doing: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        bar.set_message(doing.to_owned());
+        Self { bar, started: Instant::now(), shown: !output::watched() }
+    }
+
+    /// `done` of `total` bytes.
+    pub fn update(&mut self, done: Bytes, total: Bytes) {
+        self.bar.set_length(total.get());
+        self.bar.set_position(done.get());
+        if !self.shown && self.started.elapsed() > Duration::from_secs(1) {
+            self.shown = true;
+            let template = "{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}, \
+                            {binary_bytes_per_sec}, {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style);
+            }
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+}
+
+impl Drop for ByteBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

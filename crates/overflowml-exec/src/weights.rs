@@ -1,0 +1,206 @@
+//! The pass's list of weights, sorted by what they do, checked against the specification.
+
+use std::collections::HashMap;
+
+use half::{bf16, f16};
+use overflowml_types::{DType, DecoderSpec, LayerPart, Norms, PassWeight, QkNorm, WeightRole};
+
+use crate::error::ExecError;
+use crate::source::WeightSource;
+
+/// A matrix, `[rows, cols]`, that comes in runs of rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    /// Index into the pass's list.
+    pub(crate) index: usize,
+    pub(crate) dtype: DType,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// Matrices whose rows follow each other in the result: query, key, value or all three fused.
+pub(crate) type Stack = Vec<Matrix>;
+
+/// All weights of a decoder.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) final_norm: Vec<f32>,
+    pub(crate) head: Matrix,
+}
+
+/// The weights of one layer. Norms have the family's offset added; what a family lacks is `None`.
+#[derive(Debug)]
+pub(crate) struct LayerWeights {
+    pub(crate) attention_norm: Option<Vec<f32>>,
+    pub(crate) qkv: Stack,
+    /// `[query_width + 2 * kv_width]`.
+    pub(crate) qkv_bias: Option<Vec<f32>>,
+    pub(crate) query_norm: Option<Vec<f32>>,
+    pub(crate) key_norm: Option<Vec<f32>>,
+    pub(crate) out: Matrix,
+    pub(crate) out_bias: Option<Vec<f32>>,
+    pub(crate) attention_post_norm: Option<Vec<f32>>,
+    pub(crate) mlp_norm: Option<Vec<f32>>,
+    pub(crate) gate_up: Stack,
+    /// `[2 * intermediate]`.
+    pub(crate) gate_up_bias: Option<Vec<f32>>,
+    pub(crate) down: Matrix,
+    pub(crate) down_bias: Option<Vec<f32>>,
+    pub(crate) mlp_post_norm: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Finds every weight that `spec` calls for in `list`, and reads the small ones from `source`.
+    ///
+    /// # Errors
+    /// For a weight that is missing, or of the wrong shape or type.
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        list: &[PassWeight],
+        source: &impl WeightSource,
+    ) -> Result<Self, ExecError> {
+        let finder = Finder::new(spec, list, source)?;
+        let layers = (0..spec.layers.len()).map(|layer| finder.layer(layer as u32));
+        Ok(Self {
+            embedding: finder.matrix(WeightRole::Embedding)?,
+            layers: layers.collect::<Result<_, _>>()?,
+            final_norm: finder.norm(WeightRole::FinalNorm)?,
+            head: finder.matrix(WeightRole::Head)?,
+        })
+    }
+}
+
+struct Finder<'a, S> {
+    spec: &'a DecoderSpec,
+    list: &'a [PassWeight],
+    by_role: HashMap<WeightRole, usize>,
+    source: &'a S,
+}
+
+impl<'a, S: WeightSource> Finder<'a, S> {
+    fn new(
+        spec: &'a DecoderSpec,
+        list: &'a [PassWeight],
+        source: &'a S,
+    ) -> Result<Self, ExecError> {
+        let by_role = list.iter().enumerate().map(|(i, weight)| (weight.role, i)).collect();
+        let finder = Self { spec, list, by_role, source };
+        for needed in spec.weights() {
+            let (_, weight) = finder.find(needed.role)?;
+            let (role, shape) = (needed.role, weight.tensor.shape.clone());
+            if shape != needed.shape {
+                return Err(ExecError::WeightShape { role, shape, expected: needed.shape });
+            }
+            if !weight.tensor.dtype.is_computable() {
+                return Err(ExecError::WeightType { role, dtype: weight.tensor.dtype });
+            }
+        }
+        Ok(finder)
+    }
+
+    fn find(&self, role: WeightRole) -> Result<(usize, &'a PassWeight), ExecError> {
+        let index = *self.by_role.get(&role).ok_or(ExecError::WeightMissing { role })?;
+        Ok((index, &self.list[index]))
+    }
+
+    fn matrix(&self, role: WeightRole) -> Result<Matrix, ExecError> {
+        let (index, weight) = self.find(role)?;
+        let (rows, cols) = (weight.rows() as usize, weight.cols() as usize);
+        Ok(Matrix { index, dtype: weight.tensor.dtype, rows, cols })
+    }
+
+    fn vector(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
+        let (index, weight) = self.find(role)?;
+        let bytes = self.source.kept(index);
+        let dtype = weight.tensor.dtype;
+        let expected = weight.cols() * dtype.size().get();
+        if bytes.len() as u64 != expected {
+            return Err(ExecError::WeightBytes { role, expected, actual: bytes.len() as u64 });
+        }
+        let mut values = vec![0.0; weight.cols() as usize];
+        widen(dtype, bytes, &mut values);
+        Ok(values)
+    }
+
+    fn norm(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
+        let mut weight = self.vector(role)?;
+        weight.iter_mut().for_each(|value| *value += self.spec.norm_weight_offset);
+        Ok(weight)
+    }
+
+    fn layer(&self, layer: u32) -> Result<LayerWeights, ExecError> {
+        use LayerPart as P;
+        let spec = self.spec;
+        let role = |part| WeightRole::Layer(layer, part);
+        let matrix = |part| self.matrix(role(part));
+        let norm_if = |wanted: bool, part| wanted.then(|| self.norm(role(part))).transpose();
+        let bias_if = |wanted, parts: &[P]| self.joined(wanted, layer, parts);
+        let (qkv, qkv_bias): (&[P], &[P]) = if spec.fused_qkv {
+            (&[P::QueryKeyValue], &[P::QueryKeyValueBias])
+        } else {
+            (&[P::Query, P::Key, P::Value], &[P::QueryBias, P::KeyBias, P::ValueBias])
+        };
+        let gate_up: &[P] = if spec.fused_gate_up { &[P::GateUp] } else { &[P::Gate, P::Up] };
+        let (before, after) = (spec.norms != Norms::After, spec.norms != Norms::Before);
+        let qk_norm = spec.qk_norm != QkNorm::None;
+        // A fused gate and up has no bias in any family: `DecoderSpec::weights` names none.
+        let gate_up_bias = spec.mlp_bias && !spec.fused_gate_up;
+        Ok(LayerWeights {
+            attention_norm: norm_if(before, P::AttentionNorm)?,
+            qkv: qkv.iter().map(|&part| matrix(part)).collect::<Result<_, _>>()?,
+            qkv_bias: bias_if(spec.qkv_bias, qkv_bias)?,
+            query_norm: norm_if(qk_norm, P::QueryNorm)?,
+            key_norm: norm_if(qk_norm, P::KeyNorm)?,
+            out: matrix(P::AttentionOut)?,
+            out_bias: bias_if(spec.out_bias, &[P::AttentionOutBias])?,
+            attention_post_norm: norm_if(after, P::AttentionPostNorm)?,
+            mlp_norm: norm_if(before, P::MlpNorm)?,
+            gate_up: gate_up.iter().map(|&part| matrix(part)).collect::<Result<_, _>>()?,
+            gate_up_bias: bias_if(gate_up_bias, &[P::GateBias, P::UpBias])?,
+            down: matrix(P::Down)?,
+            down_bias: bias_if(spec.mlp_bias, &[P::DownBias])?,
+            mlp_post_norm: norm_if(after, P::MlpPostNorm)?,
+        })
+    }
+
+    /// Some vectors of a layer, one after the other.
+    fn joined(
+        &self,
+        wanted: bool,
+        layer: u32,
+        parts: &[LayerPart],
+    ) -> Result<Option<Vec<f32>>, ExecError> {
+        if !wanted {
+            return Ok(None);
+        }
+        let mut joined = Vec::new();
+        for &part in parts {
+            joined.extend(self.vector(WeightRole::Layer(layer, part))?);
+        }
+        Ok(Some(joined))
+    }
+}
+
+/// Stored elements as `f32`; what is not a float type leaves `out` as it is.
+pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        DType::F16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        DType::BF16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        _ => debug_assert!(false, "{dtype} was refused when the weights were bound"),
+    }
+}

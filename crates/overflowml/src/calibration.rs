@@ -1,0 +1,187 @@
+//! How fast this machine is: measured once, stored, corrected by finished runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use overflowml_exec::{Kernels, Pool, measure};
+use overflowml_formats::Model;
+use overflowml_hardware as hardware;
+use overflowml_plan::Rates;
+use overflowml_stream::measure_disk;
+use overflowml_types::{Bytes, BytesPerSecond, Known};
+use serde::{Deserialize, Serialize};
+
+use crate::cache_dir;
+use crate::error::Error;
+
+/// A new layout of the file, or kernels of another speed, make stored figures void.
+const VERSION: u32 = 1;
+
+/// Disk speed assumed before any file on a disk was read: a plain SATA SSD.
+const ASSUMED_DISK: f64 = 5e8;
+
+/// Memory and compute speeds assumed where measuring was not possible: a small desktop.
+const ASSUMED_MEMORY: f64 = 2e10;
+const ASSUMED_FLOPS: f64 = 5e10;
+
+/// Measured speeds of one machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Calibration {
+    version: u32,
+    /// Processor, threads and kernels: another value makes the stored figures void.
+    pub machine: String,
+    /// Multiplying one token with weights in memory.
+    #[serde(rename = "memory_bytes_per_second")]
+    pub memory: Option<BytesPerSecond>,
+    /// Multiplying many tokens with weights.
+    #[serde(rename = "flops_per_second")]
+    pub flops: Option<f64>,
+    /// Direct reads, per block device.
+    pub disks: BTreeMap<String, DiskSpeed>,
+    /// Seconds since 1970.
+    pub measured_at: u64,
+}
+
+/// A disk's measured speed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct DiskSpeed {
+    /// Direct reads in large pieces, several at once.
+    #[serde(rename = "read_bytes_per_second")]
+    pub read: BytesPerSecond,
+    /// Seconds since 1970.
+    pub measured_at: u64,
+}
+
+impl Calibration {
+    /// The stored calibration of this machine with `threads`; measured in a moment and stored if
+    /// there is none.
+    pub fn current(threads: usize, spare: Bytes) -> Self {
+        let machine = identity(threads);
+        if let Some(stored) = Self::load(&machine) {
+            return stored;
+        }
+        let measured = Self::measure_compute(machine, threads, spare);
+        measured.store();
+        measured
+    }
+
+    /// The cost model's rates for reading `model` on this machine.
+    pub fn rates_for(&self, model: &Model) -> Rates {
+        let device = device_of(&model.root);
+        let disk = match device.and_then(|device| self.disks.get(&device)) {
+            Some(speed) => Known::measured(speed.read, "earlier reads of this disk"),
+            None => Known::assumed(rate(ASSUMED_DISK), "a SATA SSD; `bench --calibrate` measures"),
+        };
+        let memory = match self.memory {
+            Some(memory) => Known::measured(memory, "matrix-vector products on this machine"),
+            None => Known::assumed(rate(ASSUMED_MEMORY), "a small desktop"),
+        };
+        let flops = match self.flops {
+            Some(flops) => Known::measured(flops, "matrix products on this machine"),
+            None => Known::assumed(ASSUMED_FLOPS, "a small desktop"),
+        };
+        Rates { disk, memory, flops }
+    }
+
+    /// Remembers how fast `path`'s disk was read in a finished run.
+    pub fn record_disk(&mut self, path: &Path, read: BytesPerSecond) {
+        if let Some(device) = device_of(path) {
+            self.disks.insert(device, DiskSpeed { read, measured_at: now() });
+            self.store();
+        }
+    }
+
+    fn measure_compute(machine: String, threads: usize, spare: Bytes) -> Self {
+        let measured = measure::compute(&Kernels::detect(), &Pool::new(threads), spare);
+        Self {
+            version: VERSION,
+            machine,
+            memory: measured.map(|measured| measured.memory),
+            flops: measured.map(|measured| measured.flops),
+            disks: BTreeMap::new(),
+            measured_at: now(),
+        }
+    }
+
+    fn load(machine: &str) -> Option<Self> {
+        let text = std::fs::read(file()).ok()?;
+        let stored: Self = serde_json::from_slice(&text).ok()?;
+        (stored.version == VERSION && stored.machine == machine).then_some(stored)
+    }
+
+    /// Written whole or not at all. A machine where it cannot be written measures every time.
+    fn store(&self) {
+        let file = file();
+        let Some(folder) = file.parent() else { return };
+        let temporary = folder.join(format!("calibration.{}.tmp", std::process::id()));
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&temporary, serde_json::to_vec_pretty(self)?))
+            .and_then(|()| std::fs::rename(&temporary, &file));
+        if written.is_err() {
+            // Ignored: there may be nothing to remove.
+            let _ = std::fs::remove_file(&temporary);
+        }
+    }
+}
+
+/// Measures compute speed anew, and the disk under `model` if one is given; stores the result.
+///
+/// # Errors
+/// If the model's files cannot be read.
+pub fn calibrate(model: Option<&Model>) -> Result<Calibration, Error> {
+    const MOST_READ: Bytes = Bytes::gib(2);
+    const LONGEST: Duration = Duration::from_secs(3);
+    let threads = hardware::usable_threads();
+    let machine = identity(threads);
+    let disks = Calibration::load(&machine).map(|stored| stored.disks).unwrap_or_default();
+    let mut measured = Calibration::measure_compute(machine, threads, Bytes::mib(512));
+    measured.disks = disks;
+    if let Some(model) = model {
+        let largest = model.manifest.files.iter().max_by_key(|file| file.size);
+        if let Some(file) = largest {
+            let read = measure_disk(&file.path, MOST_READ, LONGEST)?;
+            measured.record_disk(&file.path, read.value);
+        }
+    }
+    measured.store();
+    Ok(measured)
+}
+
+impl fmt::Display for Calibration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "machine  {}", self.machine)?;
+        if let Some(memory) = self.memory {
+            writeln!(f, "memory   {memory} through matrix-vector products (measured)")?;
+        }
+        if let Some(flops) = self.flops {
+            writeln!(f, "compute  {:.0} GFLOP/s in matrix products (measured)", flops / 1e9)?;
+        }
+        for (device, speed) in &self.disks {
+            writeln!(f, "disk     {device}: {} in direct reads (measured)", speed.read)?;
+        }
+        Ok(())
+    }
+}
+
+fn file() -> PathBuf {
+    cache_dir().join("calibration.json")
+}
+
+fn identity(threads: usize) -> String {
+    let model = hardware::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    format!("{model}, {threads} threads, {} kernels", Kernels::detect().name())
+}
+
+fn device_of(path: &Path) -> Option<String> {
+    hardware::disk_under(path).and_then(|disk| disk.device)
+}
+
+fn rate(plain: f64) -> BytesPerSecond {
+    BytesPerSecond::new(plain).unwrap_or(BytesPerSecond::ONE)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

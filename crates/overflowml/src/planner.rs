@@ -1,0 +1,89 @@
+//! From a model and a wish to a plan for this host.
+
+use overflowml_formats::Model;
+use overflowml_hardware as hardware;
+use overflowml_plan::{Infeasible, Plan, Request, plan};
+use overflowml_types::{Access, Bytes, DType, DecoderSpec, LogitsWanted, PassWeight};
+
+use crate::calibration::Calibration;
+use crate::error::Error;
+use crate::overhead;
+
+/// What a user wants from a run; everything absent is decided here.
+#[derive(Clone, Debug)]
+pub struct SessionRequest {
+    /// Bound on the memory of the whole process; `None` is what is free now, less a margin.
+    pub memory: Option<Bytes>,
+    /// Tokens that are fed before the first new one.
+    pub prompt: usize,
+    /// New tokens at most.
+    pub generate: usize,
+    /// Positions that the KV cache must hold, if more than `prompt + generate`.
+    pub context: Option<usize>,
+    /// Whether text is generated or scored.
+    pub logits: LogitsWanted,
+    /// Compute threads; `None` is every usable core.
+    pub threads: Option<usize>,
+    /// Whether reads may bypass the page cache.
+    pub direct_io: bool,
+}
+
+/// A model, bound to its files, with everything that a plan depends on.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    pub(crate) spec: DecoderSpec,
+    pub(crate) weights: Vec<PassWeight>,
+    pub(crate) request: Request,
+}
+
+impl Planner {
+    /// Looks at the model and the machine.
+    ///
+    /// # Errors
+    /// If the model cannot be run: unsupported, incomplete or damaged.
+    pub fn new(model: &Model, wanted: &SessionRequest) -> Result<Self, Error> {
+        let spec = model.decoder()?.clone();
+        let weights = model.bind()?;
+        let threads = wanted.threads.unwrap_or_else(hardware::usable_threads);
+        let budget = wanted.memory.unwrap_or_else(free_budget);
+        let calibration = Calibration::current(threads, budget.share(0.25));
+        let overhead = overhead::now();
+        // A larger context is asked for as if more were to be generated.
+        let needed = wanted.prompt + wanted.generate;
+        let generate = wanted.generate + wanted.context.map_or(0, |most| most.saturating_sub(needed));
+        let request = Request {
+            budget,
+            prompt: wanted.prompt,
+            generate,
+            logits: wanted.logits,
+            kv_dtype: kv_dtype(&weights),
+            threads,
+            overhead,
+            rates: calibration.rates_for(model),
+        };
+        Ok(Self { spec, weights, request })
+    }
+
+    /// Decides.
+    ///
+    /// # Errors
+    /// [`Infeasible`] says what was needed, what there was and what to change.
+    pub fn plan(&self) -> Result<Plan, Infeasible> {
+        plan(&self.spec, &self.weights, &self.request)
+    }
+}
+
+/// What is free now, less a margin for what other programs take meanwhile.
+fn free_budget() -> Bytes {
+    const LEAST_MARGIN: Bytes = Bytes::mib(256);
+    let free = hardware::available_memory().value;
+    let held = hardware::process_memory().map_or(Bytes::ZERO, |memory| memory.rss);
+    let margin = LEAST_MARGIN.max(free.share(0.04));
+    free.left_after(margin).saturating_add(held)
+}
+
+/// Keys and values are kept as the weights are stored, which is as precise as the model's own.
+pub(crate) fn kv_dtype(weights: &[PassWeight]) -> DType {
+    let matrix = weights.iter().find(|weight| weight.access == Access::Rows);
+    matrix.map_or(DType::F32, |weight| weight.tensor.dtype)
+}

@@ -1,0 +1,126 @@
+//! What a run tells about itself. Field names are a contract: `run --json` prints these.
+
+use std::time::Duration;
+
+use overflowml_plan::Plan;
+use overflowml_types::{Bytes, Seconds};
+use serde::Serialize;
+
+/// How long the parts of a run took.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timings {
+    /// From opening the files to the first pass.
+    pub load_seconds: Seconds,
+    /// From the prompt to the first new token.
+    pub prefill_seconds: Seconds,
+    /// All tokens after the first.
+    pub decode_seconds: Seconds,
+    /// Tokens after the first per second; `None` if there was only one.
+    pub decode_tokens_per_second: Option<f64>,
+    /// The same as predicted, after the load had measured the disk.
+    pub predicted_tokens_per_second: f64,
+}
+
+/// Memory as promised, predicted and measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryReport {
+    /// The promise.
+    #[serde(rename = "budget_bytes")]
+    pub budget: Bytes,
+    /// The plan's prediction.
+    #[serde(rename = "predicted_peak_bytes")]
+    pub predicted_peak: Bytes,
+    /// The most that the process ever held; `None` where the system does not say.
+    #[serde(rename = "peak_rss_bytes")]
+    pub peak_rss: Option<Bytes>,
+    /// Weights that stayed in memory.
+    #[serde(rename = "resident_weights_bytes")]
+    pub resident_weights: Bytes,
+}
+
+/// What was read from disk.
+#[derive(Clone, Debug, Serialize)]
+pub struct IoReport {
+    /// Everything: loading, streaming, rows of the embedding.
+    #[serde(rename = "bytes_read")]
+    pub read: Bytes,
+    /// While loading what stays in memory.
+    #[serde(rename = "loaded_bytes")]
+    pub loaded: Bytes,
+    /// Through the rotating slots.
+    #[serde(rename = "streamed_bytes")]
+    pub streamed: Bytes,
+    /// Single rows of the embedding.
+    #[serde(rename = "looked_up_bytes")]
+    pub looked_up: Bytes,
+    /// Streamed bytes per decoded token; what the plan's least possible is, is in `plan`.
+    #[serde(rename = "streamed_per_token_bytes")]
+    pub streamed_per_token: Bytes,
+    /// While something was being read; `None` if nothing was.
+    pub read_bytes_per_second: Option<f64>,
+    /// Time that computing waited for reading.
+    pub stall_seconds: Seconds,
+    /// Passes over the model.
+    pub passes: u64,
+    /// Whether the page cache was bypassed.
+    pub direct: bool,
+    /// Why not, if not.
+    pub buffered_because: Option<String>,
+}
+
+/// Everything that `run --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// The new text.
+    pub text: String,
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// How many tokens the prompt had.
+    pub prompt_tokens: usize,
+    /// Why it ended.
+    pub stopped_by: StoppedBy,
+    /// Durations.
+    pub timings: Timings,
+    /// Memory.
+    pub memory: MemoryReport,
+    /// Disk.
+    pub io: IoReport,
+    /// The plan that was run.
+    pub plan: Plan,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedBy {
+    /// The model ended its text.
+    EndOfText,
+    /// As many tokens as were asked for.
+    Length,
+    /// The user.
+    Interrupt,
+}
+
+/// Everything that `score --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScoreReport {
+    /// The tokens that were scored.
+    pub tokens: Vec<u32>,
+    /// Natural logarithm of the probability of each token after the first.
+    pub logprobs: Vec<f32>,
+    /// `exp(-mean(logprobs))`.
+    pub perplexity: f64,
+    /// Durations; nothing is decoded.
+    pub score_seconds: Seconds,
+    /// Memory.
+    pub memory: MemoryReport,
+    /// Disk.
+    pub io: IoReport,
+    /// The plan that was run.
+    pub plan: Plan,
+}
+
+/// A measured duration, for a report.
+pub(crate) fn seconds(duration: Duration) -> Seconds {
+    Seconds::new(duration.as_secs_f64())
+}
