@@ -4,6 +4,17 @@
 //! so that the same question always has the same answer and a test can ask about any machine.
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod choose;
+mod cost;
+mod explain;
+mod infeasible;
 mod plan;
+mod simulate;
 
-pub use plan::{Block, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring, Strategy};
+pub use blocks::ALIGNMENT;
+pub use choose::plan;
+pub use cost::predict;
+pub use infeasible::Infeasible;
+pub use plan::{Block, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring, Run, Strategy};
+pub use simulate::{Simulated, simulate};

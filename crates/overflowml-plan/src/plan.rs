@@ -3,6 +3,8 @@ use overflowml_types::{
 };
 use serde::Serialize;
 
+use crate::blocks::{runs, stored};
+
 /// What the user wants from a run on this host.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -64,8 +66,23 @@ pub struct Plan {
     pub scratch: ScratchLayout,
     /// What the predicted peak consists of.
     pub memory: MemoryTerms,
+    /// The speeds that it was made with.
+    pub rates: Rates,
     /// Predicted speed.
     pub prediction: Prediction,
+}
+
+impl Plan {
+    /// What stays in memory, in the order in which it lies in the arena.
+    pub fn runs(&self) -> Vec<Run> {
+        runs(&self.blocks)
+    }
+
+    /// Bytes of weights that stay in memory, without alignment.
+    pub fn resident_weights(&self) -> Bytes {
+        let kept = self.blocks.iter().filter(|block| block.home == Home::Memory);
+        kept.map(|block| block.span.len).sum()
+    }
 }
 
 /// A run of whole rows of one matrix: the unit that is kept or streamed.
@@ -84,6 +101,42 @@ pub struct Block {
     pub span: FileSpan,
     /// Where they live.
     pub home: Home,
+}
+
+/// Neighbouring blocks of one matrix that stay in memory, stored as one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// Index into the pass's weights.
+    pub weight: usize,
+    /// Its first row.
+    pub first_row: u64,
+    /// How many rows.
+    pub rows: u64,
+    /// Where they are in the file.
+    pub span: FileSpan,
+    /// Where [`Run::stored`] starts in the arena, a multiple of [`ALIGNMENT`](crate::ALIGNMENT).
+    pub at: Bytes,
+}
+
+impl Run {
+    /// The aligned file span around the run that a direct read takes, and that is kept.
+    pub fn stored(&self) -> FileSpan {
+        stored(self.span)
+    }
+
+    pub(crate) fn is_followed_by(&self, block: &Block) -> bool {
+        self.weight == block.weight
+            && self.span.file == block.span.file
+            && self.span.end() == block.span.offset
+            && self.first_row + self.rows == block.first_row
+    }
+}
+
+impl Block {
+    /// The aligned file span around the block that a direct read takes.
+    pub fn stored(&self) -> FileSpan {
+        stored(self.span)
+    }
 }
 
 /// Where a block lives between uses.
@@ -143,7 +196,7 @@ pub struct MemoryTerms {
 }
 
 /// What a plan is predicted to reach.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Prediction {
     /// Bytes of weights that a pass multiplies with.
     #[serde(rename = "weights_per_pass_bytes")]
