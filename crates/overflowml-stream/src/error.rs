@@ -88,9 +88,9 @@ impl StreamError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Open { .. } => Some("check that the file exists and may be read".to_owned()),
-            Self::Read { .. } => {
-                Some("the disk or its connection may be failing; the system log tells more".to_owned())
-            }
+            Self::Read { .. } => Some(
+                "the disk or its connection may be failing; the system log tells more".to_owned(),
+            ),
             Self::Ended { .. } => Some("download or copy the file again".to_owned()),
             Self::Changed { .. } => {
                 Some("start again once nothing writes to the model's files".to_owned())
@@ -98,7 +98,9 @@ impl StreamError {
             Self::Allocate { .. } => {
                 Some("close other programs, or give a smaller budget with `--memory`".to_owned())
             }
-            Self::Thread { .. } => Some("the limit on threads may be too low (`ulimit -u`)".to_owned()),
+            Self::Thread { .. } => {
+                Some("the limit on threads may be too low (`ulimit -u`)".to_owned())
+            }
             Self::Order { .. } => None,
         }
     }

@@ -1,6 +1,23 @@
 //! Runs a plan's schedule: what stays is read once, what does not is read ahead of use, pass after
 //! pass, into slots that rotate.
+//!
+//! Reads are exact or an error; they bypass the page cache where the file system allows it, so that
+//! the memory of a run is what its plan says. Nothing is allocated after [`Store::open`].
 
+mod buffer;
+mod counters;
 mod error;
+mod files;
+mod load;
+mod measure;
+mod ring;
+mod store;
 
+pub use counters::Counters;
 pub use error::StreamError;
+pub use files::DirectIo;
+pub use measure::measure_disk;
+pub use store::{Part, Parts, Store, StoreOptions};
+
+#[cfg(test)]
+mod tests;
