@@ -7,7 +7,7 @@
 use overflowml_types::{KvLayout, ScratchLayout};
 
 use crate::kv::{Cell, LayerKv};
-use crate::maths::{exp, soft_cap, sum_lanes};
+use crate::maths::{exp, largest, soft_cap, sum_lanes};
 use crate::vector::{Loop, multiply_add};
 
 const LANES: usize = KvLayout::LANES;
@@ -192,17 +192,6 @@ impl<'a> Running<'a> {
         *self.maximum = maximum;
         shrink
     }
-}
-
-#[inline(always)]
-fn largest(scores: &[f32; TILE]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for part in scores.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            lanes[lane] = if part[lane] > lanes[lane] { part[lane] } else { lanes[lane] };
-        }
-    }
-    lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
 /// `out += Σ weights[i] * values[i]`, ascending.

@@ -89,6 +89,18 @@ pub enum ExecError {
         /// How many there can be.
         context: usize,
     },
+    /// A sampling setting is out of its range.
+    #[error("`{name}` must be between {low} and {high}, not {value}")]
+    Sampling {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: f32,
+        /// The least that is allowed.
+        low: f32,
+        /// The most that is allowed.
+        high: f32,
+    },
     /// The session was not laid out for scoring.
     #[error("this session was planned for generating text, not for scoring it")]
     NotForScoring,
@@ -130,6 +142,7 @@ impl ExecError {
             Self::TooFewTokens { .. } => "exec.too-few-tokens",
             Self::ChunkTooLong { .. } => "exec.chunk-too-long",
             Self::ContextFull { .. } => "exec.context-full",
+            Self::Sampling { .. } => "exec.sampling",
             Self::NotForScoring => "exec.not-for-scoring",
             Self::Truncate { .. } => "exec.truncate",
             Self::Cancelled => "exec.cancelled",

@@ -97,8 +97,19 @@ impl KvCache {
     /// Allocates the cache and writes all of it, so that its memory is held from here on.
     ///
     /// # Errors
-    /// [`ExecError::CacheType`] for an element type that keys cannot be stored in.
-    pub(crate) fn new(spec: &DecoderSpec, layout: &KvLayout) -> Result<Self, ExecError> {
+    /// [`ExecError::CacheType`] for an element type that keys cannot be stored in, [`ExecError::Layout`]
+    /// for a layout that `context` positions, fed in chunks of `chunk`, do not fit.
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        layout: &KvLayout,
+        context: usize,
+        chunk: usize,
+    ) -> Result<Self, ExecError> {
+        let own = KvLayout::new(spec, layout.dtype, context, chunk);
+        if *layout != own {
+            let [expected, actual] = [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * kv.width);
+            return Err(ExecError::Layout { buffer: "kv", expected, actual });
+        }
         let layers = match layout.dtype {
             DType::F32 => Layers::F32(allocate(spec, layout)),
             DType::F16 => Layers::F16(allocate(spec, layout)),

@@ -107,6 +107,19 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// The largest of `x`; minus infinity if there is none. Not-a-number values are passed over.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for part in whole {
+        for lane in 0..LANES {
+            lanes[lane] = if part[lane] > lanes[lane] { part[lane] } else { lanes[lane] };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
 /// `out = x / sqrt(mean(x²) + eps) * weight`: the RMS norm of one row.
 pub(crate) struct RmsNorm<'a> {
     /// `[width]`.

@@ -103,7 +103,7 @@ impl Chooser<'_> {
     fn fixed(&self, context: usize, chunk: usize) -> Option<Fixed> {
         let Request { budget, logits, threads, kv_dtype, .. } = *self.request;
         let kv = KvLayout::new(self.spec, kv_dtype, context, chunk);
-        let scratch = ScratchLayout::new(self.spec, chunk, context, threads, logits);
+        let scratch = ScratchLayout::new(self.spec, chunk, threads, logits);
         let kept = kept_bytes(self.weights);
         let taken = [self.request.overhead.value, kept, kv.size(), scratch.size(), slack(budget)];
         let taken = taken.into_iter().try_fold(Bytes::ZERO, Bytes::checked_add)?;
@@ -233,7 +233,7 @@ impl Chooser<'_> {
     fn smallest_buffers(&self, context: usize) -> (Bytes, Bytes) {
         let Request { logits, threads, kv_dtype, .. } = *self.request;
         let kv = KvLayout::new(self.spec, kv_dtype, context, 1).size();
-        (kv, ScratchLayout::new(self.spec, 1, context, threads, logits).size())
+        (kv, ScratchLayout::new(self.spec, 1, threads, logits).size())
     }
 
     fn smallest_budget(&self, context: usize, slots: Bytes) -> Bytes {

@@ -94,7 +94,7 @@ pub struct ScratchLayout {
     pub scores: usize,
     /// `[vocab]`, or `[chunk, VOCAB_TILE]` if that is more and every position is scored.
     pub logits: usize,
-    /// `[chunk, 4]`, as two `f64` each: running maximum, sum and the wanted logit of scored tokens.
+    /// `[chunk, 3]` of `f64`: running maximum, sum and the wanted logit of scored tokens.
     pub tallies: usize,
     /// `[vocab, 2]`: a sampler's candidates, logit and token.
     pub candidates: usize,
@@ -109,11 +109,10 @@ impl ScratchLayout {
     pub const VOCAB_TILE: usize = 1024;
 
     /// Buffers for passes of `chunk` tokens on `threads` threads. Attention works in tiles, so
-    /// `_context` costs nothing here.
+    /// the context costs nothing here.
     pub fn new(
         spec: &DecoderSpec,
         chunk: usize,
-        _context: usize,
         threads: usize,
         wanted: LogitsWanted,
     ) -> Self {
@@ -135,7 +134,7 @@ impl ScratchLayout {
             rotations: chunk * rotary,
             scores: threads * group * (Self::SCORE_TILE + 2),
             logits: spec.vocab.max(tile_rows * Self::VOCAB_TILE.min(spec.vocab)),
-            tallies: scored * 8,
+            tallies: scored * 6,
             candidates: sampled * 2,
             row: spec.hidden,
         }
