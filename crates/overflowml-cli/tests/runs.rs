@@ -25,7 +25,7 @@ fn a_model_larger_than_its_budget_gives_the_same_tokens_and_keeps_the_budget() {
         assert_eq!(limited["text"], unlimited["text"], "{memory}");
         let peak = limited["memory"]["peak_rss_bytes"].as_u64().unwrap();
         assert!(peak <= limited["memory"]["budget_bytes"].as_u64().unwrap(), "{memory}: {peak}");
-        let streamed = limited["io"]["streamed_per_token_bytes"].as_f64().unwrap();
+        let streamed = limited["io"]["streamed_per_pass_bytes"].as_f64().unwrap();
         let least = limited["plan"]["prediction"]["streamed_per_pass_bytes"].as_f64().unwrap();
         assert!(streamed <= 1.02 * least, "{memory}: {streamed} of {least}");
     }

@@ -90,4 +90,9 @@ impl Error {
     pub fn is_no(&self) -> bool {
         matches!(self, Self::Infeasible(_) | Self::MemoryTaken { .. })
     }
+
+    /// Whether the user ended it.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Exec(ExecError::Cancelled))
+    }
 }

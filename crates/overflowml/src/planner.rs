@@ -28,12 +28,28 @@ pub struct SessionRequest {
     pub direct_io: bool,
 }
 
+impl SessionRequest {
+    /// A run of `generate` tokens after a prompt of `prompt`, with whatever memory is free.
+    pub const fn new(prompt: usize, generate: usize, logits: LogitsWanted) -> Self {
+        Self {
+            memory: None,
+            prompt,
+            generate,
+            context: None,
+            logits,
+            threads: None,
+            direct_io: true,
+        }
+    }
+}
+
 /// A model, bound to its files, with everything that a plan depends on.
 #[derive(Clone, Debug)]
 pub struct Planner {
     pub(crate) spec: DecoderSpec,
     pub(crate) weights: Vec<PassWeight>,
     pub(crate) request: Request,
+    pub(crate) calibration: Calibration,
 }
 
 impl Planner {
@@ -61,7 +77,7 @@ impl Planner {
             overhead,
             rates: calibration.rates_for(model),
         };
-        Ok(Self { spec, weights, request })
+        Ok(Self { spec, weights, request, calibration })
     }
 
     /// Decides.

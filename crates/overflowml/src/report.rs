@@ -53,9 +53,9 @@ pub struct IoReport {
     /// Single rows of the embedding.
     #[serde(rename = "looked_up_bytes")]
     pub looked_up: Bytes,
-    /// Streamed bytes per decoded token; what the plan's least possible is, is in `plan`.
-    #[serde(rename = "streamed_per_token_bytes")]
-    pub streamed_per_token: Bytes,
+    /// Streamed bytes per pass over the model; every decoded token takes one pass.
+    #[serde(rename = "streamed_per_pass_bytes")]
+    pub streamed_per_pass: Bytes,
     /// While something was being read; `None` if nothing was.
     pub read_bytes_per_second: Option<f64>,
     /// Time that computing waited for reading.

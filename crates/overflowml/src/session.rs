@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use overflowml_exec::{Decoder, ExecError, Kernels, Pool, Sampler, Sampling};
+use overflowml_exec::{Decoder, ExecError, Kernels, Layouts, Pool, Sampler, Sampling};
 use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::{Plan, Prediction, predict};
-use overflowml_stream::{Counters, DirectIo, Store, StoreOptions};
-use overflowml_types::{Bytes, Known, Seconds};
+use overflowml_stream::{DirectIo, Store, StoreOptions};
+use overflowml_types::{Bytes, BytesPerSecond, Known};
 
-use crate::calibration::Calibration;
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
 use crate::report::{
@@ -33,7 +32,6 @@ pub struct Session {
     fed: Vec<u32>,
     load: Duration,
     root: PathBuf,
-    threads: usize,
 }
 
 /// How to continue a prompt.
@@ -68,10 +66,24 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Why there are no more.
     pub stopped_by: StoppedBy,
-    prefill: Duration,
-    decode: Duration,
-    decode_passes: u64,
-    decode_streamed: Bytes,
+    /// From the prompt to the first new token.
+    pub prefill: Duration,
+    /// All tokens after the first.
+    pub decode: Duration,
+    /// Passes that took: one per token after the first, and one more if the last ended the text.
+    pub decode_passes: u32,
+}
+
+impl Generation {
+    fn empty() -> Self {
+        Self {
+            tokens: Vec::new(),
+            stopped_by: StoppedBy::Length,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+            decode_passes: 0,
+        }
+    }
 }
 
 impl Session {
@@ -98,13 +110,12 @@ impl Session {
         };
         let store =
             Store::open(&model.manifest.files, &planner.weights, &plan, &options, progress)?;
-        let threads = planner.request.threads;
         let decoder = Decoder::new(
             &planner.spec,
             &planner.weights,
             &store,
-            &plan,
-            Pool::new(threads),
+            &Layouts { context: plan.context, kv: &plan.kv, scratch: &plan.scratch },
+            Pool::new(planner.request.threads),
             Kernels::detect(),
         )?;
         let mut session = Self {
@@ -116,7 +127,6 @@ impl Session {
             fed: Vec::new(),
             load: started.elapsed(),
             root: model.root.clone(),
-            threads,
         };
         session.learn_disk_speed();
         Ok(session)
@@ -161,65 +171,68 @@ impl Session {
         }
         let mut sampler = Sampler::new(options.sampling, self.planner.spec.vocab, prompt)?;
         let mut made = Generation::empty();
-        let mut next = match self.prefill(prompt, &mut sampler, cancel) {
-            Ok(token) => token,
-            Err(Error::Exec(ExecError::Cancelled)) => return self.interrupted(made, started),
-            Err(error) => return Err(error),
-        };
+        let first = self.prefill(prompt, options.max_new_tokens, &mut sampler, cancel);
         made.prefill = started.elapsed();
         let decode_started = Instant::now();
-        let streamed_before = self.store.counters().streamed;
+        match first.and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token)) {
+            Ok(stopped_by) => made.stopped_by = stopped_by,
+            Err(Error::Exec(ExecError::Cancelled)) => {
+                self.store.rewind()?;
+                made.stopped_by = StoppedBy::Interrupt;
+            }
+            Err(error) => return Err(error),
+        }
+        made.decode = decode_started.elapsed();
+        Ok(made)
+    }
+
+    /// Takes `next` and what follows it, token by token.
+    fn decode(
+        &mut self,
+        mut next: u32,
+        options: &GenerateOptions,
+        sampler: &mut Sampler,
+        cancel: &AtomicBool,
+        made: &mut Generation,
+        on_token: &mut dyn FnMut(u32),
+    ) -> Result<StoppedBy, Error> {
         loop {
             if options.stop.contains(&next) {
-                made.stopped_by = StoppedBy::EndOfText;
-                break;
+                return Ok(StoppedBy::EndOfText);
             }
             made.tokens.push(next);
             on_token(next);
             if made.tokens.len() == options.max_new_tokens || self.fed.len() == self.plan.context {
-                break;
+                return Ok(StoppedBy::Length);
             }
-            next = match self.step(next, &mut sampler, cancel) {
-                Ok(token) => token,
-                Err(Error::Exec(ExecError::Cancelled)) => {
-                    made.stopped_by = StoppedBy::Interrupt;
-                    self.store.rewind()?;
-                    break;
-                }
-                Err(error) => return Err(error),
-            };
+            self.feed(&[next], cancel)?;
             made.decode_passes += 1;
+            next = sampler.choose(self.decoder.last_logits())?;
         }
-        made.decode = decode_started.elapsed();
-        made.decode_streamed = self.store.counters().streamed.left_after(streamed_before);
-        Ok(made)
     }
 
-    fn interrupted(&mut self, mut made: Generation, started: Instant) -> Result<Generation, Error> {
-        self.store.rewind()?;
-        made.stopped_by = StoppedBy::Interrupt;
-        made.prefill = started.elapsed();
-        Ok(made)
+    /// One pass. After an error that leaves the cache usable, the weights start over.
+    fn feed(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<(), Error> {
+        self.decoder.feed(&mut self.store, tokens, cancel)?;
+        self.fed.extend_from_slice(tokens);
+        Ok(())
     }
 
     /// Feeds what the cache lacks of `prompt` and chooses the first new token.
     fn prefill(
         &mut self,
         prompt: &[u32],
+        limit: usize,
         sampler: &mut Sampler,
         cancel: &AtomicBool,
     ) -> Result<u32, Error> {
         let known = self.keep_common_prefix(prompt)?;
-        for chunk in prompt[known..].chunks(self.plan.prefill_chunk) {
-            self.decoder.feed(&mut self.store, chunk, cancel)?;
-            self.fed.extend_from_slice(chunk);
+        let chunks = prompt[known..].chunks(self.plan.prefill_chunk);
+        // Each new token but the last is fed, too.
+        self.store.expect_passes(Some((chunks.len() + limit - 1) as u64));
+        for chunk in chunks {
+            self.feed(chunk, cancel)?;
         }
-        Ok(sampler.choose(self.decoder.last_logits())?)
-    }
-
-    fn step(&mut self, token: u32, sampler: &mut Sampler, cancel: &AtomicBool) -> Result<u32, Error> {
-        self.decoder.feed(&mut self.store, &[token], cancel)?;
-        self.fed.push(token);
         Ok(sampler.choose(self.decoder.last_logits())?)
     }
 
@@ -249,21 +262,93 @@ impl Session {
         let started = Instant::now();
         self.decoder.reset();
         self.fed.clear();
+        let chunk = self.plan.prefill_chunk;
+        self.store.expect_passes(Some((tokens.len() - 1).div_ceil(chunk) as u64));
         let mut logprobs = Vec::with_capacity(tokens.len() - 1);
-        for chunk in chunks_with_next(tokens, self.plan.prefill_chunk) {
-            self.decoder.score(&mut self.store, chunk, cancel, &mut logprobs)?;
+        for start in (0..tokens.len() - 1).step_by(chunk) {
+            // The last token of each part is only scored; it is fed as the first of the next.
+            let part = &tokens[start..tokens.len().min(start + chunk + 1)];
+            self.decoder.score(&mut self.store, part, cancel, &mut logprobs)?;
         }
         let score = started.elapsed();
         #[allow(clippy::cast_precision_loss)] // texts are far shorter than 2^52 tokens
         let mean = logprobs.iter().map(|&p| f64::from(p)).sum::<f64>() / logprobs.len() as f64;
+        self.remember_disk_speed();
         Ok(ScoreReport {
             tokens: tokens.to_vec(),
             perplexity: (-mean).exp(),
             logprobs,
             score_seconds: seconds(score),
             memory: self.memory_report(),
-            io: self.io_report(Bytes::ZERO),
+            io: self.io_report(),
             plan: self.plan.clone(),
         })
     }
+
+    /// Everything about a finished generation; `text` is what its tokens decode to.
+    pub fn report(&mut self, text: String, prompt_tokens: usize, made: Generation) -> RunReport {
+        self.remember_disk_speed();
+        let decode = made.decode.as_secs_f64();
+        let passes = (made.decode_passes > 0).then(|| f64::from(made.decode_passes));
+        RunReport {
+            text,
+            tokens: made.tokens,
+            prompt_tokens,
+            stopped_by: made.stopped_by,
+            timings: Timings {
+                load_seconds: seconds(self.load),
+                prefill_seconds: seconds(made.prefill),
+                decode_seconds: seconds(made.decode),
+                decode_tokens_per_second: passes.map(|passes| passes / decode),
+                predicted_tokens_per_second: self.prediction.decode_tokens_per_second,
+            },
+            memory: self.memory_report(),
+            io: self.io_report(),
+            plan: self.plan.clone(),
+        }
+    }
+
+    /// Later plans for models on this disk use the speed that this one was read with.
+    fn remember_disk_speed(&mut self) {
+        let counters = self.store.counters();
+        let direct = counters.buffered_because.is_none();
+        let rate = counters.stream_rate().or_else(|| counters.load_rate());
+        if let Some(rate) = rate.filter(|_| direct) {
+            self.planner.calibration.record_disk(&self.root, rate);
+        }
+    }
+
+    fn memory_report(&self) -> MemoryReport {
+        MemoryReport {
+            budget: self.plan.budget,
+            predicted_peak: self.plan.memory.peak,
+            peak_rss: hardware::process_memory().and_then(|memory| memory.peak_rss),
+            resident_weights: self.plan.resident_weights(),
+        }
+    }
+
+    fn io_report(&self) -> IoReport {
+        let counters = self.store.counters();
+        let per_pass = counters.streamed.get().checked_div(counters.passes).unwrap_or(0);
+        let rate = counters.stream_rate().or_else(|| counters.load_rate());
+        IoReport {
+            read: counters.total(),
+            loaded: counters.loaded,
+            streamed: counters.streamed,
+            looked_up: counters.looked_up,
+            streamed_per_pass: Bytes::new(per_pass),
+            read_bytes_per_second: rate.map(BytesPerSecond::get),
+            stall_seconds: seconds(counters.stall),
+            passes: counters.passes,
+            direct: counters.buffered_because.is_none(),
+            buffered_because: counters.buffered_because,
+        }
+    }
+}
+
+/// Other programs may have taken memory since the plan was made.
+fn check_memory_is_still_free(plan: &Plan) -> Result<(), Error> {
+    let need = plan.memory.peak.left_after(plan.memory.overhead);
+    let free = hardware::available_memory().value;
+    if need > free { Err(Error::MemoryTaken { need, free }) } else { Ok(()) }
 }

@@ -116,7 +116,7 @@ impl Report {
             peak: bytes(limited, "/memory/peak_rss_bytes")?,
             resident: bytes(limited, "/memory/resident_weights_bytes")?,
             weights: bytes(limited, "/plan/prediction/weights_per_pass_bytes")?,
-            streamed_per_token: bytes(limited, "/io/streamed_per_token_bytes")?,
+            streamed_per_token: bytes(limited, "/io/streamed_per_pass_bytes")?,
             least_per_token: bytes(limited, "/plan/prediction/streamed_per_pass_bytes")?,
             disk: number(limited, "/io/read_bytes_per_second").ok(),
             speed: number(limited, "/timings/decode_tokens_per_second")?,

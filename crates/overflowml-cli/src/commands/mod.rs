@@ -30,10 +30,13 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| cause.downcast_ref::<Error>()).and_then(Error::hint)
 }
 
-/// 1 for a valid "no", 2 for a failure to answer.
+/// 1 for a valid "no", 130 if the user stopped it, 2 for a failure to answer.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    let no = error.chain().any(|cause| cause.downcast_ref::<Error>().is_some_and(Error::is_no));
-    if no { 1 } else { 2 }
+    match error.chain().find_map(|cause| cause.downcast_ref::<Error>()) {
+        Some(error) if error.is_no() => 1,
+        Some(error) if error.is_interrupt() => 130,
+        _ => 2,
+    }
 }
 
 /// The model's files on this machine, downloaded if need be.
