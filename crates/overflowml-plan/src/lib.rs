@@ -18,3 +18,6 @@ pub use cost::predict;
 pub use infeasible::Infeasible;
 pub use plan::{Block, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring, Run, Strategy};
 pub use simulate::{Simulated, simulate};
+
+#[cfg(test)]
+mod tests;

@@ -253,7 +253,7 @@ impl Store {
         self.failed = filled.is_err();
         if filled.is_ok() {
             self.position += 1;
-            if self.position % self.streamed == 0 {
+            if self.position.is_multiple_of(self.streamed) {
                 self.counters.passes += 1;
             }
         }
