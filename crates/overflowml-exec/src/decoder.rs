@@ -71,8 +71,8 @@ impl Decoder {
             context: layouts.context,
             scratch,
             pool,
+            isa: kernels.isa(),
             kernels,
-            isa: Isa::detect(),
         })
     }
 

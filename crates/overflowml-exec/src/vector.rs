@@ -7,6 +7,9 @@
 /// The instruction set that loops are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// [`Isa::Avx512`] and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     /// AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -32,22 +35,39 @@ pub(crate) trait Loop {
 impl Isa {
     /// The best that this processor has.
     pub(crate) fn detect() -> Self {
+        Self::all_available().first().copied().unwrap_or(Self::Baseline)
+    }
+
+    /// All that this processor has, best first.
+    pub(crate) fn all_available() -> Vec<Self> {
+        let mut all = vec![Self::Baseline];
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f")
-                && std::arch::is_x86_feature_detected!("avx512bw")
-                && std::arch::is_x86_feature_detected!("avx512dq")
-                && std::arch::is_x86_feature_detected!("avx512vl")
-            {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-            {
-                return Self::Avx2;
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") {
+                all.insert(0, Self::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+                    all.insert(0, Self::Avx512);
+                    if has!("avx512bf16") {
+                        all.insert(0, Self::Avx512Bf16);
+                    }
+                }
             }
         }
-        Self::Baseline
+        all
+    }
+
+    /// For messages and stored measurements.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            Self::Baseline => if cfg!(target_arch = "aarch64") { "neon" } else { "portable" },
+        }
     }
 
     /// Runs `work`, compiled for this instruction set.
@@ -55,8 +75,11 @@ impl Isa {
     pub(crate) fn run<W: Loop>(self, work: W) -> W::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `detect` is the only place that makes this variant, after it saw every
-            // feature that `avx512` enables.
+            // SAFETY: `all_available` is the only place that makes this variant, after it saw every
+            // feature that `avx512_bf16` enables.
+            Self::Avx512Bf16 => unsafe { avx512_bf16(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, for `avx512`.
             Self::Avx512 => unsafe { avx512(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, for `avx2`.
@@ -64,6 +87,12 @@ impl Isa {
             Self::Baseline => work.run::<{ cfg!(target_arch = "aarch64") }>(),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+fn avx512_bf16<W: Loop>(work: W) -> W::Output {
+    work.run::<true>()
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -14,7 +14,7 @@ use crate::error::StreamError;
 /// Begins at a huge-page boundary if it is large enough for one, so that a product over it, and a
 /// direct read into it, touch few page-table entries. Nothing is in memory until it is touched.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
 }
@@ -27,8 +27,11 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     const HUGE_PAGE: usize = 2 << 20;
 
-    /// At least one byte is mapped, so that an empty buffer needs no special case.
-    pub(crate) fn new(len: Bytes) -> Result<Self, StreamError> {
+    /// Maps `len` bytes; at least one, so that an empty buffer needs no special case.
+    ///
+    /// # Errors
+    /// [`StreamError::Allocate`] if the system refuses.
+    pub fn new(len: Bytes) -> Result<Self, StreamError> {
         let failed =
             |source: rustix::io::Errno| StreamError::Allocate { need: len, source: source.into() };
         let len = len.to_usize().ok_or_else(|| failed(rustix::io::Errno::NOMEM))?.max(1);
@@ -64,7 +67,7 @@ impl Buffer {
     }
 
     /// Keeps the pages from being swapped out; false where that is not allowed.
-    pub(crate) fn lock(&self) -> bool {
+    pub fn lock(&self) -> bool {
         let start = self.start.as_ptr().cast::<c_void>();
         // SAFETY: the range is this buffer's own mapping; locking changes no contents. The lock ends
         // with the mapping.

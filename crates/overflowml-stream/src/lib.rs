@@ -13,6 +13,7 @@ mod measure;
 mod ring;
 mod store;
 
+pub use buffer::Buffer;
 pub use counters::Counters;
 pub use error::StreamError;
 pub use files::DirectIo;
