@@ -22,7 +22,9 @@ pub enum ExecError {
         expected: Vec<u64>,
     },
     /// A weight is stored in an element type that the kernels do not multiply with.
-    #[error("the weight `{role}` is stored as {dtype}; only f32, f16 and bf16 can be computed with")]
+    #[error(
+        "the weight `{role}` is stored as {dtype}; only f32, f16 and bf16 can be computed with"
+    )]
     WeightType {
         /// What it does.
         role: WeightRole,
@@ -46,7 +48,9 @@ pub enum ExecError {
         dtype: DType,
     },
     /// The layouts were made for another model.
-    #[error("`{buffer}` was laid out for another model: it has {actual} elements, {expected} are needed")]
+    #[error(
+        "`{buffer}` was laid out for another model: it has {actual} elements, {expected} are needed"
+    )]
     Layout {
         /// Which buffer.
         buffer: &'static str,

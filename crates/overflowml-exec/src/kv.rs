@@ -107,7 +107,8 @@ impl KvCache {
     ) -> Result<Self, ExecError> {
         let own = KvLayout::new(spec, layout.dtype, context, chunk);
         if *layout != own {
-            let [expected, actual] = [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * kv.width);
+            let [expected, actual] =
+                [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * kv.width);
             return Err(ExecError::Layout { buffer: "kv", expected, actual });
         }
         let layers = match layout.dtype {
@@ -202,7 +203,8 @@ impl<C: Cell> LayerKv<C> {
         let (tile, lane) = (cell / LANES, cell % LANES);
         let dim = self.head_dim;
         for (head, keys) in keys.chunks_exact(dim).enumerate() {
-            let tiles = &mut self.keys[head * self.cells * dim..][tile * LANES * dim..][..LANES * dim];
+            let tiles =
+                &mut self.keys[head * self.cells * dim..][tile * LANES * dim..][..LANES * dim];
             for (column, &key) in tiles.chunks_exact_mut(LANES).zip(keys) {
                 column[lane] = C::narrow(key);
             }

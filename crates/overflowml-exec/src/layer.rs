@@ -70,8 +70,12 @@ impl Pass<'_> {
         let tokens = x.len() / matrix.cols;
         input.prepare(self, matrix.dtype, tokens, matrix.cols, x);
         source.each_run(matrix.index, &mut |run| {
-            let matrix =
-                MatrixRef { dtype: matrix.dtype, rows: run.rows, cols: matrix.cols, bytes: run.bytes };
+            let matrix = MatrixRef {
+                dtype: matrix.dtype,
+                rows: run.rows,
+                cols: matrix.cols,
+                bytes: run.bytes,
+            };
             let first_row = target.offset + run.first_row;
             let Target { out, stride, .. } = &mut target;
             self.kernels.matmul(self.pool, matrix, input.input, out, *stride, first_row);

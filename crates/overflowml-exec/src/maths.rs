@@ -301,7 +301,9 @@ mod tests {
 
     #[test]
     fn gates_follow_their_definitions() {
-        let exact_tanh = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh());
+        let exact_tanh = |x: f64| {
+            0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh())
+        };
         for step in -60..60 {
             let x = f64::from(step) * 0.1;
             assert!((f64::from(silu::<true>(x as f32)) - x / (1.0 + (-x).exp())).abs() < 1e-6);

@@ -89,7 +89,9 @@ impl Pool {
         let work: &(dyn Fn(usize, usize) + Sync + '_) = work;
         // SAFETY: only the lifetime changes, and the pointer is not used beyond it: `wait` below, which runs even
         // if `work` unwinds, returns when no worker will touch it any more.
-        let erased: *const Work = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync + '_), &'static Work>(work) };
+        let erased: *const Work = unsafe {
+            std::mem::transmute::<&(dyn Fn(usize, usize) + Sync + '_), &'static Work>(work)
+        };
         let wait = Wait(&self.shared);
         self.shared.announce(erased);
         work(0, threads);

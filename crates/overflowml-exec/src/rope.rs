@@ -42,7 +42,8 @@ impl Rope {
                 attention_factor,
                 truncate,
             } => {
-                let ramp = YarnRamp::new(spec, *beta_fast, *beta_slow, *original_context, *truncate);
+                let ramp =
+                    YarnRamp::new(spec, *beta_fast, *beta_slow, *original_context, *truncate);
                 let stretch = |(i, f)| ramp.mix(i, f, *factor as f32);
                 (base.into_iter().enumerate().map(stretch).collect(), *attention_factor)
             }

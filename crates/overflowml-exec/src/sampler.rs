@@ -38,7 +38,8 @@ impl Sampling {
     }
 
     fn check(&self) -> Result<(), ExecError> {
-        let within = |value: f32, low: f32, high: f32| value.is_finite() && (low..=high).contains(&value);
+        let within =
+            |value: f32, low: f32, high: f32| value.is_finite() && (low..=high).contains(&value);
         let bounds = [
             ("temperature", self.temperature, 0.0, 1e6),
             ("top_p", self.top_p, f32::MIN_POSITIVE, 1.0),
@@ -46,9 +47,7 @@ impl Sampling {
             ("repetition_penalty", self.repetition_penalty, 1e-6, 1e6),
         ];
         match bounds.into_iter().find(|&(_, value, low, high)| !within(value, low, high)) {
-            Some((name, value, low, high)) => {
-                Err(ExecError::Sampling { name, value, low, high })
-            }
+            Some((name, value, low, high)) => Err(ExecError::Sampling { name, value, low, high }),
             None => Ok(()),
         }
     }
@@ -113,7 +112,8 @@ impl Sampler {
 
     fn penalised(&self, token: usize, logit: f32) -> f32 {
         let penalty = self.sampling.repetition_penalty;
-        let occurred = self.occurred.get(token / 64).is_some_and(|word| word >> (token % 64) & 1 == 1);
+        let occurred =
+            self.occurred.get(token / 64).is_some_and(|word| word >> (token % 64) & 1 == 1);
         match (occurred, logit > 0.0) {
             (false, _) => logit,
             (true, true) => logit / penalty,

@@ -26,8 +26,8 @@ impl Tally {
         let highest = largest(logits);
         let maximum = self.maximum.max(f64::from(highest));
         let sum = isa.run(SumExp { x: logits, maximum: highest });
-        self.sum = self.sum * (self.maximum - maximum).exp()
-            + sum * (f64::from(highest) - maximum).exp();
+        self.sum =
+            self.sum * (self.maximum - maximum).exp() + sum * (f64::from(highest) - maximum).exp();
         self.maximum = maximum;
         let index = (wanted as usize).checked_sub(first);
         if let Some(&logit) = index.and_then(|index| logits.get(index)) {

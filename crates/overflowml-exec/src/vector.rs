@@ -66,7 +66,13 @@ impl Isa {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
-            Self::Baseline => if cfg!(target_arch = "aarch64") { "neon" } else { "portable" },
+            Self::Baseline => {
+                if cfg!(target_arch = "aarch64") {
+                    "neon"
+                } else {
+                    "portable"
+                }
+            }
         }
     }
 

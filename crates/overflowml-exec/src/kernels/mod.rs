@@ -141,7 +141,8 @@ impl Kernels {
                 } else {
                     let rows = Mutex::new(rows);
                     pool.run(&|_, _| {
-                        while let Some((out, x)) = rows.lock().ok().and_then(|mut rows| rows.next()) {
+                        while let Some((out, x)) = rows.lock().ok().and_then(|mut rows| rows.next())
+                        {
                             narrow(out, x);
                         }
                     });

@@ -75,13 +75,7 @@ impl<W: Stored, const LANES: usize> Dot for Widened<W, LANES> {
 /// # Safety
 /// Every row and token must have at least `col + count` columns.
 #[inline(always)]
-unsafe fn add<
-    W: Stored,
-    const FUSED: bool,
-    const LANES: usize,
-    const R: usize,
-    const T: usize,
->(
+unsafe fn add<W: Stored, const FUSED: bool, const LANES: usize, const R: usize, const T: usize>(
     rows: [&[u8]; R],
     tokens: [&[f32]; T],
     col: usize,

@@ -154,7 +154,8 @@ proptest! {
 fn activations_are_rounded_to_bf16_as_the_half_crate_rounds_them() {
     let mut values: Vec<f32> = (0..=u16::MAX)
         .flat_map(|high| {
-            [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| f32::from_bits(u32::from(high) << 16 | low))
+            [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff]
+                .map(|low| f32::from_bits(u32::from(high) << 16 | low))
         })
         .collect();
     values.push(f32::MIN_POSITIVE);
