@@ -8,8 +8,6 @@
 mod build;
 mod error;
 mod json;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 
