@@ -14,7 +14,9 @@ mod root;
 
 use std::path::{Path, PathBuf};
 
-use overflowml_types::{Bytes, Cpu, Disk, Known, Machine, Memory};
+use overflowml_types::{Bytes, Disk, Known, Machine};
+#[cfg(test)]
+use overflowml_types::{Cpu, Memory};
 
 pub use crate::memory::ProcessMemory;
 use crate::root::Root;

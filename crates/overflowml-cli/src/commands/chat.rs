@@ -16,7 +16,8 @@ const CONTEXT: usize = 4096;
 
 pub fn run(args: &RunArgs, model: &Model, text: Text, sampling: Sampling) -> anyhow::Result<Answer> {
     text.require_chat_template().map_err(overflowml::Error::from)?;
-    let context = model.max_context().map_or(CONTEXT, |most| most.min(CONTEXT));
+    let most = model.decoder().map_err(overflowml::Error::from)?.max_context;
+    let context = args.host.context.map_or(CONTEXT, |tokens| tokens as usize).min(most);
     let limit = (args.max_new_tokens as usize).min(context / 2);
     let request = settings::session(&args.host, context - limit, limit, LogitsWanted::Last);
     let session = open_session(model, &request)?;
