@@ -78,7 +78,7 @@ def test_tokens_are_the_same_under_any_budget_and_the_budget_is_kept(overflowml,
 
 
 def test_a_token_reads_what_does_not_fit_and_no_more(overflowml, model):
-    arguments = ("run", model, "--prompt", PROMPT, "--max-new-tokens", 24)
+    arguments = ("run", model, "--prompt", PROMPT, "--max-new-tokens", 24, "--context", 64)
     for budget in budgets(overflowml, model, *arguments)[:-1]:
         few = overflowml.generate(model, PROMPT, 8, "--memory", budget, "--context", 64)
         more = overflowml.generate(model, PROMPT, 24, "--memory", budget, "--context", 64)
@@ -97,6 +97,7 @@ def test_a_budget_is_used(overflowml, model):
         report = overflowml.generate(model, PROMPT, 2, "--memory", budget)
         terms = report["plan"]["memory"]
         others = sum(terms[name] for name in ("kv_bytes", "slots_bytes", "activations_bytes", "overhead_bytes"))
+        others += 4 * MIB  # left for what the system holds on the process's behalf
         assert report["memory"]["resident_weights_bytes"] >= 0.92 * (budget - others)
         assert terms["peak_bytes"] == pytest.approx(report["memory"]["peak_rss_bytes"], rel=0.05, abs=4 * MIB)
 

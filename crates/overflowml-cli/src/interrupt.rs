@@ -21,11 +21,6 @@ pub fn flag() -> &'static AtomicBool {
     &PRESSED
 }
 
-/// Whether Ctrl-C was pressed since the last [`clear`].
-pub fn pressed() -> bool {
-    PRESSED.load(Ordering::SeqCst)
-}
-
 /// Forgets an interrupt that was acted on.
 pub fn clear() {
     PRESSED.store(false, Ordering::SeqCst);

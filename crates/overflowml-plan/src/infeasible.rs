@@ -64,7 +64,8 @@ impl Infeasible {
     }
 }
 
-/// Whole mebibytes, rounded up: what a user can type.
+/// Whole mebibytes: what a user can type. Rounded up, and one more, because the process itself does not take exactly
+/// the same every time.
 fn needed_mib(needed: Bytes) -> u64 {
-    needed.get().div_ceil(Bytes::mib(1).get())
+    needed.get().div_ceil(Bytes::mib(1).get()) + 1
 }

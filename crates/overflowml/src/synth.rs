@@ -251,10 +251,9 @@ fn write_shards(
 fn header(request: &SynthRequest, shard: &Shard<'_>) -> Result<Vec<u8>, SynthError> {
     let mut header = HeaderBuilder::new();
     header.metadata("format", "pt").align_data(ALIGNMENT);
-    let tensors = shard.recipes.iter();
+    let mut tensors = shard.recipes.iter();
     tensors
-        .map(|recipe| header.tensor(&recipe.name, request.dtype, &recipe.shape))
-        .collect::<Result<(), _>>()
+        .try_for_each(|recipe| header.tensor(&recipe.name, request.dtype, &recipe.shape))
         .and_then(|()| header.build())
         .map_err(|source| SynthError::Header { path: request.dir.join(&shard.name), source })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use overflowml::{Infeasible, LogitsWanted, Plan, Planner};
+use overflowml::{Infeasible, LogitsWanted, Plan, Planner, Text};
 use serde_json::json;
 
 use super::{Answer, open_model};
@@ -13,6 +13,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
     let model = open_model(&args.model.model)?;
     let (prompt, generate) = (args.prompt_tokens as usize, args.max_new_tokens as usize);
     let request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
+    // A run holds the tokenizer too: the plan is to be the one that it will make.
+    let _text = model.files.tokenizer.as_ref().map(|_| Text::open(&model)).transpose().map_err(overflowml::Error::from)?;
     let planner = Planner::new(&model, &request)?;
     match planner.plan() {
         Ok(plan) => {
