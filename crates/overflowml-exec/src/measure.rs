@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use overflowml_stream::Buffer;
+use overflowml_stream::{Buffer, StreamError};
 use overflowml_types::{Bytes, BytesPerSecond, DType};
 
 use crate::kernels::{Input, Kernels, MatrixRef};
@@ -40,8 +40,8 @@ pub fn compute(kernels: &Kernels, pool: &Pool, spare: Bytes) -> Option<Compute> 
     let matrix = |rows| MatrixRef { dtype: DType::BF16, rows, cols: COLS, bytes };
     let all = bytes.len() / (2 * COLS);
     let some = all.min(COLS);
-    let vector = typical_time(12, &mut product(*kernels, pool, matrix(all), 1));
-    let matrix = typical_time(4, &mut product(*kernels, pool, matrix(some), TOKENS));
+    let vector = typical_time(12, &mut product(*kernels, pool, matrix(all), 1).ok()?);
+    let matrix = typical_time(4, &mut product(*kernels, pool, matrix(some), TOKENS).ok()?);
     let operations = 2.0 * (some * COLS * TOKENS) as f64;
     Some(Compute {
         memory: BytesPerSecond::of(Bytes::of_len(all * COLS * 2), vector)?,
@@ -55,12 +55,12 @@ fn product<'a>(
     pool: &'a Pool,
     matrix: MatrixRef<'a>,
     tokens: usize,
-) -> impl FnMut() + use<'a> {
+) -> Result<impl FnMut() + use<'a>, StreamError> {
     let x = vec![0.5_f32; tokens * matrix.cols];
-    let mut input = Input::with_capacity(x.len());
+    let mut input = Input::with_capacity(x.len())?;
     kernels.prepare(pool, matrix.dtype, tokens, matrix.cols, &x, &mut input);
     let mut out = vec![0.0; tokens * matrix.rows];
-    move || kernels.matmul(pool, matrix, &input, &mut out, matrix.rows, 0)
+    Ok(move || kernels.matmul(pool, matrix, &input, &mut out, matrix.rows, 0))
 }
 
 /// The median of `times` runs, after one that is not counted.

@@ -57,7 +57,7 @@ impl Scratch {
             qkv: filled(layout.qkv),
             attended: filled(layout.attended),
             gate_up: filled(layout.gate_up),
-            input: Input::with_capacity(layout.input),
+            input: Input::with_capacity(layout.input)?,
             rotations: filled(layout.rotations),
             scores: filled(layout.scores),
             logits: filled(layout.logits),

@@ -12,9 +12,8 @@ pub(crate) fn probe(root: &Root, container: &Container) -> Cpu {
     let info = parse_cpuinfo(&root.read(CPUINFO).unwrap_or_default());
     let logical = (!info.cores.is_empty())
         .then(|| Known::reported(info.cores.len(), format!("{CPUINFO} processors")));
-    let physical = info
-        .physical(|_| true)
-        .map(|cores| Known::reported(cores, format!("{CPUINFO} core ids")));
+    let physical =
+        info.physical(|_| true).map(|cores| Known::reported(cores, format!("{CPUINFO} core ids")));
     Cpu {
         model: name(root),
         architecture: std::env::consts::ARCH.to_owned(),
@@ -81,9 +80,7 @@ impl CpuInfo {
     /// Distinct cores among the processors that `counts`.
     fn physical(&self, counts: impl Fn(usize) -> bool) -> Option<usize> {
         let cores = self.cores.iter().filter(|core| counts(core.processor));
-        let places: BTreeSet<_> = cores
-            .map(|core| core.place.ok_or(core.processor))
-            .collect();
+        let places: BTreeSet<_> = cores.map(|core| core.place.ok_or(core.processor)).collect();
         (!places.is_empty()).then_some(places.len())
     }
 }
@@ -136,7 +133,11 @@ fn extensions(flags: &str) -> Vec<IsaExtension> {
         ("sve", E::Sve),
     ];
     let own: BTreeSet<&str> = flags.split_whitespace().collect();
-    NAMES.into_iter().filter(|(name, _)| own.contains(name)).map(|(_, extension)| extension).collect()
+    NAMES
+        .into_iter()
+        .filter(|(name, _)| own.contains(name))
+        .map(|(_, extension)| extension)
+        .collect()
 }
 
 /// The processors of `Cpus_allowed_list` in `/proc/self/status`.

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn unlimited_locking_is_no_limit() {
-        let line = |soft| format!("Max locked memory         {soft}              unlimited     bytes\n");
+        let line =
+            |soft| format!("Max locked memory         {soft}              unlimited     bytes\n");
         assert_eq!(parse_lockable(&line("8388608")), Some(Bytes::mib(8)));
         assert_eq!(parse_lockable(&line("unlimited")), None);
     }

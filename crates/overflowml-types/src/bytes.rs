@@ -141,7 +141,9 @@ impl fmt::Display for Bytes {
 #[non_exhaustive]
 pub enum ParseBytesError {
     /// The number part is missing or is not a plain decimal number.
-    #[error("`{text}` is not a size: expected a number and a unit, like `2GiB`, `2048MiB` or `1.5G`")]
+    #[error(
+        "`{text}` is not a size: expected a number and a unit, like `2GiB`, `2048MiB` or `1.5G`"
+    )]
     NotANumber {
         /// What was given.
         text: String,
@@ -170,9 +172,8 @@ impl FromStr for Bytes {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let trimmed = text.trim();
-        let digits = trimmed
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(trimmed.len());
+        let digits =
+            trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(digits);
         let not_a_number = || ParseBytesError::NotANumber { text: text.to_owned() };
         if !number.starts_with(|c: char| c.is_ascii_digit()) {

@@ -21,7 +21,7 @@ pub enum LogitsWanted {
 /// The key/value cache: how many positions each layer keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KvLayout {
-    /// Element type of keys and values: the weights' own.
+    /// Element type of keys and values.
     pub dtype: DType,
     /// Positions kept per layer, a multiple of [`KvLayout::LANES`]; a windowed layer needs only its
     /// window and the running chunk.
@@ -54,11 +54,7 @@ impl KvLayout {
     /// Bytes of all keys and values.
     pub fn size(&self) -> Bytes {
         let cells: u64 = self.cells.iter().map(|&cells| cells as u64).sum();
-        self.dtype
-            .size()
-            .saturating_mul(2)
-            .saturating_mul(self.width as u64)
-            .saturating_mul(cells)
+        self.dtype.size().saturating_mul(2).saturating_mul(self.width as u64).saturating_mul(cells)
     }
 
     /// Bytes that one more token of context costs while no window is full.
@@ -84,8 +80,8 @@ pub struct ScratchLayout {
     pub attended: usize,
     /// `[2, chunk, intermediate]`: gate and up.
     pub gate_up: usize,
-    /// `[chunk, max(hidden, query_width, intermediate)]`: the input of a matrix product, as the
-    /// kernels want it.
+    /// `[chunk, max(hidden, query_width, intermediate)]`, rounded up to [`Self::COLUMN_STEP`]: the
+    /// input of a matrix product, as the kernels want it.
     pub input: usize,
     /// `[ropes, chunk, rotary_dim]`: cosines and sines of the pass's positions.
     pub rotations: usize,
@@ -105,17 +101,14 @@ pub struct ScratchLayout {
 impl ScratchLayout {
     /// Positions that attention works on at a time.
     pub const SCORE_TILE: usize = 64;
+    /// Inputs of matrix products are filled up to a multiple of this.
+    pub const COLUMN_STEP: usize = 32;
     /// Vocabulary rows that scoring works on at a time.
     pub const VOCAB_TILE: usize = 1024;
 
     /// Buffers for passes of `chunk` tokens on `threads` threads. Attention works in tiles, so
     /// the context costs nothing here.
-    pub fn new(
-        spec: &DecoderSpec,
-        chunk: usize,
-        threads: usize,
-        wanted: LogitsWanted,
-    ) -> Self {
+    pub fn new(spec: &DecoderSpec, chunk: usize, threads: usize, wanted: LogitsWanted) -> Self {
         let widest = spec.hidden.max(spec.query_width()).max(spec.intermediate);
         let (tile_rows, scored, sampled) = match wanted {
             LogitsWanted::Last => (0, 0, spec.vocab),
@@ -130,7 +123,7 @@ impl ScratchLayout {
             qkv: chunk * (spec.query_width() + 2 * spec.kv_width()),
             attended: chunk * spec.query_width(),
             gate_up: chunk * 2 * spec.intermediate,
-            input: chunk * widest,
+            input: chunk * widest.next_multiple_of(Self::COLUMN_STEP),
             rotations: chunk * rotary,
             scores: threads * group * (Self::SCORE_TILE + 2),
             logits: spec.vocab.max(tile_rows * Self::VOCAB_TILE.min(spec.vocab)),

@@ -131,7 +131,8 @@ impl DecoderSpec {
             shape: vec![hidden],
             access: Access::Kept,
         });
-        let head = if self.tied_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head =
+            if self.tied_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         weights.push(WeightSpec {
             role: WeightRole::Head,
             name: head.to_owned(),

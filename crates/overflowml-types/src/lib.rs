@@ -22,8 +22,8 @@ pub use dtype::DType;
 pub use footprint::{KvLayout, LogitsWanted, ScratchLayout};
 pub use layout::{Access, LayerPart, PassWeight, WeightRole, WeightSpec};
 pub use machine::{
-    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library, Machine,
-    Memory,
+    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library,
+    Machine, Memory,
 };
 pub use manifest::{Component, FileId, FileSpan, Group, GroupKind, Manifest, ModelFile, Tensor};
 pub use rate::{BytesPerSecond, Seconds};

@@ -82,7 +82,8 @@ fn snapshot(cache: &Path, id: &str, revision: &str) -> Option<PathBuf> {
 }
 
 fn hub_cache() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(own) = set("HF_HUB_CACHE") {
         return own;
     }
@@ -121,10 +122,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_name_is_not_looked_for() {
-        for wrong in ["model", "a/b/c", "../x", "org/..", "org/na me", "/tmp/missing", "org/", "o/n@"] {
+        for wrong in
+            ["model", "a/b/c", "../x", "org/..", "org/na me", "/tmp/missing", "org/", "o/n@"]
+        {
             let refused = resolve(wrong, &mut |_, _| {}).unwrap_err();
             assert_eq!(refused.code(), "hub.not-a-name", "{wrong}");
         }
-        assert_eq!(resolve("org/surely-missing", &mut |_, _| {}).unwrap_err().code(), "hub.not-cached");
+        assert_eq!(
+            resolve("org/surely-missing", &mut |_, _| {}).unwrap_err().code(),
+            "hub.not-cached"
+        );
     }
 }

@@ -66,7 +66,8 @@ impl Planner {
         let overhead = overhead::now();
         // A larger context is asked for as if more were to be generated.
         let needed = wanted.prompt + wanted.generate;
-        let generate = wanted.generate + wanted.context.map_or(0, |most| most.saturating_sub(needed));
+        let generate =
+            wanted.generate + wanted.context.map_or(0, |most| most.saturating_sub(needed));
         let request = Request {
             budget,
             prompt: wanted.prompt,
@@ -98,8 +99,12 @@ fn free_budget() -> Bytes {
     free.left_after(margin).saturating_add(held)
 }
 
-/// Keys and values are kept as the weights are stored, which is as precise as the model's own.
+/// Keys and values take as many bytes as the weights' elements: 32 bits for F32, else 16. F16 for BF16 too: it is
+/// eight times as precise, and what is beyond its range is cut to it.
 pub(crate) fn kv_dtype(weights: &[PassWeight]) -> DType {
     let matrix = weights.iter().find(|weight| weight.access == Access::Rows);
-    matrix.map_or(DType::F32, |weight| weight.tensor.dtype)
+    match matrix.map(|weight| weight.tensor.dtype) {
+        Some(DType::F16 | DType::BF16) => DType::F16,
+        _ => DType::F32,
+    }
 }

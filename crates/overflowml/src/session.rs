@@ -13,9 +13,7 @@ use overflowml_types::{Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
-use crate::report::{
-    IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds,
-};
+use crate::report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
 use crate::text::Text;
 
 /// Reads in flight: as many as keep a disk busy with blocks of this size.
@@ -47,7 +45,13 @@ pub struct GenerateOptions {
 
 impl GenerateOptions {
     /// The model's own end-of-text tokens, unless they are to be ignored.
-    pub fn new(model: &Model, text: &Text, sampling: Sampling, limit: usize, ignore_eos: bool) -> Self {
+    pub fn new(
+        model: &Model,
+        text: &Text,
+        sampling: Sampling,
+        limit: usize,
+        ignore_eos: bool,
+    ) -> Self {
         let mut stop = Vec::new();
         if !ignore_eos {
             stop.extend_from_slice(&model.generation.eos);
@@ -136,8 +140,12 @@ impl Session {
     fn learn_disk_speed(&mut self) {
         if let Some(rate) = self.store.counters().load_rate() {
             self.planner.request.rates.disk = Known::measured(rate, "loading the resident weights");
-            self.prediction =
-                predict(&self.planner.spec, &self.planner.weights, &self.plan, &self.planner.request);
+            self.prediction = predict(
+                &self.planner.spec,
+                &self.planner.weights,
+                &self.plan,
+                &self.planner.request,
+            );
         }
     }
 
@@ -174,7 +182,9 @@ impl Session {
         let first = self.prefill(prompt, options.max_new_tokens, &mut sampler, cancel);
         made.prefill = started.elapsed();
         let decode_started = Instant::now();
-        match first.and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token)) {
+        match first
+            .and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token))
+        {
             Ok(stopped_by) => made.stopped_by = stopped_by,
             Err(Error::Exec(ExecError::Cancelled)) => {
                 self.store.rewind()?;

@@ -121,8 +121,10 @@ impl Text {
         let Some(path) = &model.files.tokenizer else {
             return Err(TextError::NoTokenizer { folder: model.root.clone() });
         };
-        let malformed =
-            |error: tokenizers::Error| TextError::Malformed { path: path.clone(), reason: error.to_string() };
+        let malformed = |error: tokenizers::Error| TextError::Malformed {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
         let mut tokenizer =
             Tokenizer::from_bytes(read(path, MOST_TOKENIZER)?).map_err(malformed)?;
         // Settings of somebody's training run, not of the model.
@@ -190,8 +192,7 @@ fn token_text(config: &Map<String, Value>, name: &str) -> Option<String> {
 }
 
 fn object(path: &Path) -> Result<Map<String, Value>, TextError> {
-    let malformed =
-        |reason: String| TextError::Malformed { path: path.to_owned(), reason };
+    let malformed = |reason: String| TextError::Malformed { path: path.to_owned(), reason };
     match serde_json::from_slice(&read(path, MOST_CONFIG)?) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(malformed("it is not a JSON object".to_owned())),

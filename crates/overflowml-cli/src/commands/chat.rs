@@ -14,7 +14,12 @@ use crate::{interrupt, output, settings};
 /// Positions that a conversation may fill unless `--context` says otherwise.
 const CONTEXT: usize = 4096;
 
-pub fn run(args: &RunArgs, model: &Model, text: Text, sampling: Sampling) -> anyhow::Result<Answer> {
+pub fn run(
+    args: &RunArgs,
+    model: &Model,
+    text: Text,
+    sampling: Sampling,
+) -> anyhow::Result<Answer> {
     text.require_chat_template().map_err(overflowml::Error::from)?;
     let most = model.decoder().map_err(overflowml::Error::from)?.max_context;
     let context = args.host.context.map_or(CONTEXT, |tokens| tokens as usize).min(most);

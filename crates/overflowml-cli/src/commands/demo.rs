@@ -186,7 +186,8 @@ impl Report {
             let limit = disk / self.least_per_token.as_f64();
             if limit.is_finite() && limit > 0.0 {
                 let share = 100.0 * self.speed / limit;
-                text += &format!("; {share:.0} % of what the disk allows at {:.2} GB/s", disk / 1e9);
+                text +=
+                    &format!("; {share:.0} % of what the disk allows at {:.2} GB/s", disk / 1e9);
             }
         }
         text

@@ -29,7 +29,12 @@ fn text(machine: &Machine, live: bool) -> String {
     for limit in &machine.container.memory_limits {
         line(
             "limit",
-            format!("{} of {} left in control group {}", limit.available(), limit.limit, limit.group),
+            format!(
+                "{} of {} left in control group {}",
+                limit.available(),
+                limit.limit,
+                limit.group
+            ),
         );
     }
     if let Some(disk) = &machine.disk {
@@ -39,7 +44,8 @@ fn text(machine: &Machine, live: bool) -> String {
         line("GPU", self::gpu(gpu));
         if live {
             for process in &gpu.processes {
-                let used = process.used.map_or_else(|| "an unknown amount".to_owned(), |b| b.to_string());
+                let used =
+                    process.used.map_or_else(|| "an unknown amount".to_owned(), |b| b.to_string());
                 line("", format!("process {} holds {used}", process.pid));
             }
         }
@@ -99,7 +105,8 @@ fn gpu(gpu: &Gpu) -> String {
     let capability = gpu
         .compute_capability
         .map_or_else(String::new, |(major, minor)| format!(", compute capability {major}.{minor}"));
-    let driver = gpu.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
+    let driver =
+        gpu.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
     format!(
         "{}: {}, {} free of {}{capability}{driver}",
         gpu.index,

@@ -14,7 +14,13 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
     let (prompt, generate) = (args.prompt_tokens as usize, args.max_new_tokens as usize);
     let request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
     // A run holds the tokenizer too: the plan is to be the one that it will make.
-    let _text = model.files.tokenizer.as_ref().map(|_| Text::open(&model)).transpose().map_err(overflowml::Error::from)?;
+    let _text = model
+        .files
+        .tokenizer
+        .as_ref()
+        .map(|_| Text::open(&model))
+        .transpose()
+        .map_err(overflowml::Error::from)?;
     let planner = Planner::new(&model, &request)?;
     match planner.plan() {
         Ok(plan) => {
@@ -34,7 +40,9 @@ fn refusal(as_json: bool, refused: &Infeasible) -> anyhow::Result<Answer> {
     let hint = refused.hint();
     if as_json {
         let code = refused.code();
-        output::json(&json!({ "fits": false, "code": code, "reason": refused.to_string(), "hint": hint }))?;
+        output::json(
+            &json!({ "fits": false, "code": code, "reason": refused.to_string(), "hint": hint }),
+        )?;
     } else {
         output::answer(&format!("fits: no\n  {refused}\n"));
         if let Some(hint) = hint {

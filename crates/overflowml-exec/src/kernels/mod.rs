@@ -14,7 +14,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
-use overflowml_types::DType;
+use overflowml_stream::{Buffer, StreamError};
+use overflowml_types::{Bytes, DType};
 
 use crate::pool::Pool;
 use crate::vector::{Isa, Loop};
@@ -22,8 +23,8 @@ use crate::vector::{Isa, Loop};
 /// Rows that are worked on for all tokens before the next ones: they stay in a core's cache meanwhile.
 const ROW_BLOCK: usize = 384;
 
-/// Tokens that are worked on for all rows of a row block before the next ones.
-const TOKEN_BLOCK: usize = 32;
+/// Groups of tokens that are worked on for all rows of a row block before the next ones.
+const GROUPS: usize = 8;
 
 /// How many pieces each thread takes of a product, so that one that is interrupted does not hold up the others.
 const PIECES_PER_THREAD: usize = 4;
@@ -41,17 +42,30 @@ pub struct MatrixRef<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Tokens' activations, `[tokens, cols]`, as the kernels for one element type want them.
+/// Tokens' activations, `[tokens, cols]`, packed as the kernels for one element type want them.
 #[derive(Debug)]
 pub struct Input {
-    /// What `form` says, in the first bytes.
-    words: Vec<f32>,
-    form: Form,
+    buffer: Buffer,
+    packing: Packing,
     tokens: usize,
     cols: usize,
 }
 
-/// How an input is stored.
+/// How activations are stored.
+///
+/// Tokens that are worked on together lie together: a kernel reads them as one stream. A group of `tokens` tokens is
+/// `[cols / width, tokens, width]`; those that fill no group follow, each `[cols / width, width]`. The last columns are
+/// filled up with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packing {
+    form: Form,
+    /// Columns per step, at most [`ScratchLayout::COLUMN_STEP`].
+    width: usize,
+    /// Tokens per group.
+    tokens: usize,
+}
+
+/// Element type of stored activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     F32,
@@ -60,29 +74,44 @@ enum Form {
 }
 
 impl Input {
-    /// Room for `elements` activations, allocated and written here and never again.
-    pub fn with_capacity(elements: usize) -> Self {
-        Self { words: vec![f32::NAN; elements], form: Form::F32, tokens: 0, cols: 0 }
+    /// Room for `elements` activations as `f32`, allocated and written here and never again.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn with_capacity(elements: usize) -> Result<Self, StreamError> {
+        let mut buffer = Buffer::new(Bytes::of_len(elements * size_of::<f32>()))?;
+        buffer.fill(0xff);
+        let packing = Packing { form: Form::F32, width: 1, tokens: 1 };
+        Ok(Self { buffer, packing, tokens: 0, cols: 0 })
     }
 
-    fn f32(&self) -> &[f32] {
-        &self.words[..self.tokens * self.cols]
+    /// Elements of one token, filled up.
+    fn padded(&self) -> usize {
+        self.cols.next_multiple_of(self.packing.width)
     }
 
-    fn bf16(&self) -> &[bf16] {
-        // SAFETY: a bf16 is two bytes without invalid values or padding.
-        let (before, halves, _) = unsafe { self.words.align_to::<bf16>() };
-        debug_assert!(before.is_empty(), "an f32 is aligned for a bf16");
-        &halves[..self.tokens * self.cols]
+    /// All elements, as what the packing's form says.
+    fn elements<T: Element>(&self) -> &[T] {
+        // SAFETY: every pattern of bytes is a value of an `Element`.
+        let (before, elements, _) = unsafe { self.buffer.align_to::<T>() };
+        debug_assert!(before.is_empty(), "buffers are aligned to pages");
+        &elements[..self.tokens * self.padded()]
     }
 
-    fn bf16_mut(&mut self) -> &mut [bf16] {
-        // SAFETY: a bf16 is two bytes without invalid values or padding, and so are the f32 that it overwrites.
-        let (before, halves, _) = unsafe { self.words.align_to_mut::<bf16>() };
-        debug_assert!(before.is_empty(), "an f32 is aligned for a bf16");
-        &mut halves[..self.tokens * self.cols]
+    fn elements_mut<T: Element>(&mut self) -> &mut [T] {
+        let len = self.tokens * self.padded();
+        // SAFETY: every pattern of bytes is a value of an `Element`, and its bytes are all initialised.
+        let (before, elements, _) = unsafe { self.buffer.align_to_mut::<T>() };
+        debug_assert!(before.is_empty(), "buffers are aligned to pages");
+        &mut elements[..len]
     }
 }
+
+/// A stored activation: a plain number without padding or invalid patterns.
+trait Element: Copy + Send + Sync {}
+
+impl Element for f32 {}
+impl Element for bf16 {}
 
 /// The matrix kernels of one instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,35 +157,26 @@ impl Kernels {
         x: &[f32],
         input: &mut Input,
     ) {
-        assert!(x.len() == tokens * cols && x.len() <= input.words.len(), "an input's size");
-        (input.tokens, input.cols) = (tokens, cols);
-        input.form = self.form(dtype);
-        match input.form {
-            Form::F32 => input.words[..x.len()].copy_from_slice(x),
-            Form::BF16 => {
-                let rows = input.bf16_mut().chunks_mut(cols).zip(x.chunks(cols));
-                let narrow = |out, x| self.isa.run(pairs::Narrow { x, out });
-                if tokens == 1 {
-                    rows.for_each(|(out, x)| narrow(out, x));
-                } else {
-                    let rows = Mutex::new(rows);
-                    pool.run(&|_, _| {
-                        while let Some((out, x)) = rows.lock().ok().and_then(|mut rows| rows.next())
-                        {
-                            narrow(out, x);
-                        }
-                    });
-                }
-            }
+        assert!(x.len() == tokens * cols, "an input's size");
+        (input.tokens, input.cols, input.packing) = (tokens, cols, self.packing(dtype));
+        let isa = self.isa;
+        match input.packing.form {
+            Form::F32 => pack(pool, x, input, |x, out: &mut [f32]| out.copy_from_slice(x)),
+            Form::BF16 => pack(pool, x, input, |x, out| isa.run(pairs::Narrow { x, out })),
         }
     }
 
-    fn form(self, dtype: DType) -> Form {
-        match (self.isa, dtype) {
+    fn packing(self, dtype: DType) -> Packing {
+        let (form, width, tokens) = match (self.isa, dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::BF16) => Form::BF16,
-            _ => Form::F32,
-        }
+            (Isa::Avx512Bf16, DType::BF16) => (Form::BF16, 32, 4),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16 | Isa::Avx512, _) => (Form::F32, 16, 4),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => (Form::F32, 8, 2),
+            (Isa::Baseline, _) => (Form::F32, 8, 2),
+        };
+        Packing { form, width, tokens }
     }
 
     /// `out[token * stride + first_row + row] = Σ matrix[row] * input[token]`, for every row and token.
@@ -173,12 +193,11 @@ impl Kernels {
         stride: usize,
         first_row: usize,
     ) {
-        assert!(input.form == self.form(matrix.dtype), "the input was prepared for another type");
+        assert!(input.packing == self.packing(matrix.dtype), "prepared for another type");
         match (self.isa, matrix.dtype) {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, DType::BF16) => {
-                let x = input.bf16();
-                self.product::<pairs::Pairs, 6, 4>(pool, matrix, input, x, out, stride, first_row);
+                self.product::<pairs::Pairs, 6, 4>(pool, matrix, input, out, stride, first_row);
             }
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16 | Isa::Avx512, dtype) => {
@@ -207,16 +226,15 @@ impl Kernels {
         first_row: usize,
     ) {
         use plain::Widened;
-        let x = input.f32();
         match dtype {
             DType::F32 => self.product::<Widened<f32, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, x, out, stride, first_row,
+                pool, matrix, input, out, stride, first_row,
             ),
             DType::F16 => self.product::<Widened<f16, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, x, out, stride, first_row,
+                pool, matrix, input, out, stride, first_row,
             ),
             DType::BF16 => self.product::<Widened<bf16, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, x, out, stride, first_row,
+                pool, matrix, input, out, stride, first_row,
             ),
             other => unreachable!("{other} was refused when the weights were bound"),
         }
@@ -228,7 +246,6 @@ impl Kernels {
         pool: &Pool,
         matrix: MatrixRef<'_>,
         input: &Input,
-        x: &[D::Input],
         out: &mut [f32],
         stride: usize,
         first_row: usize,
@@ -242,7 +259,8 @@ impl Kernels {
         assert!(first_row + matrix.rows <= stride && end <= out.len(), "a product's output");
         let bytes = &matrix.bytes[..matrix.rows * cols * D::BYTES];
         let out = Out { start: out.as_mut_ptr(), len: out.len(), stride, first_row };
-        let product = Product::<D, ROWS, TOKENS> { bytes, cols, x, out, dot: PhantomData };
+        let (x, padded) = (input.elements(), input.padded());
+        let product = Product::<D, ROWS, TOKENS> { bytes, cols, x, padded, out, dot: PhantomData };
         let pieces = matrix.rows.div_ceil(pool.threads() * PIECES_PER_THREAD);
         let step = pieces.next_multiple_of(ROWS).min(ROW_BLOCK);
         let next = AtomicUsize::new(0);
@@ -259,19 +277,57 @@ impl Kernels {
     }
 }
 
+/// Packs `x` into `input`, row by row of `width` columns through `convert`, on all threads.
+fn pack<T: Element>(
+    pool: &Pool,
+    x: &[f32],
+    input: &mut Input,
+    convert: impl Fn(&[f32], &mut [T]) + Sync,
+) {
+    let Packing { width, tokens: group, .. } = input.packing;
+    let (cols, padded) = (input.cols, input.padded());
+    let grouped = input.tokens - input.tokens % group;
+    let pack_some = |x: &[f32], tokens: usize, out: &mut [T]| {
+        for (step, out) in out.chunks_exact_mut(tokens * width).enumerate() {
+            for (token, out) in out.chunks_exact_mut(width).enumerate() {
+                let row = &x[token * cols..(token + 1) * cols];
+                let row = &row[step * width..cols.min((step + 1) * width)];
+                let (used, rest) = out.split_at_mut(row.len());
+                convert(row, used);
+                rest.iter_mut().for_each(|element| convert(&[0.0], std::slice::from_mut(element)));
+            }
+        }
+    };
+    let (groups, singles) = input.elements_mut().split_at_mut(grouped * padded);
+    let (x_groups, x_singles) = x.split_at(grouped * cols);
+    for (x, out) in x_singles.chunks_exact(cols).zip(singles.chunks_exact_mut(padded)) {
+        pack_some(x, 1, out);
+    }
+    if grouped > 0 {
+        let groups =
+            x_groups.chunks_exact(group * cols).zip(groups.chunks_exact_mut(group * padded));
+        let groups = Mutex::new(groups);
+        pool.run(&|_, _| {
+            while let Some((x, out)) = groups.lock().ok().and_then(|mut groups| groups.next()) {
+                pack_some(x, group, out);
+            }
+        });
+    }
+}
+
 /// Dot products of one element type in one way.
 trait Dot: Sync {
     /// A prepared activation.
-    type Input: Copy + Sync;
+    type Input: Element;
     /// Size of a stored weight.
     const BYTES: usize;
-
     /// `[r][t] = Σ rows[r] * tokens[t]`, in an order that depends on the number of columns only.
     ///
-    /// All `tokens` are of the same length, and all `rows` of [`Self::BYTES`] times that.
+    /// All `rows` are of the same length. `x` is packed in groups of `T` tokens and has as many steps as the rows, the last filled
+    /// up with zeros.
     fn tile<const FUSED: bool, const R: usize, const T: usize>(
         rows: [&[u8]; R],
-        tokens: [&[Self::Input]; T],
+        x: &[Self::Input],
     ) -> [[f32; T]; R];
 }
 
@@ -280,6 +336,8 @@ struct Product<'a, D: Dot, const ROWS: usize, const TOKENS: usize> {
     bytes: &'a [u8],
     cols: usize,
     x: &'a [D::Input],
+    /// Elements of one token in `x`.
+    padded: usize,
     out: Out,
     dot: PhantomData<D>,
 }
@@ -295,21 +353,32 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Loop for Part<'_, D, ROWS, 
 
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let Product { cols, x, .. } = *self.product;
-        let tokens = x.len() / cols;
+        let tokens = self.product.x.len() / self.product.padded;
+        let grouped = tokens - tokens % TOKENS;
         let mut start = 0;
-        while start < tokens {
-            let block = start..tokens.min(start + TOKEN_BLOCK);
-            let mut row = self.rows.start;
-            while row + ROWS <= self.rows.end {
-                self.product.across::<FUSED, ROWS>(row, block.clone());
-                row += ROWS;
-            }
-            while row < self.rows.end {
-                self.product.across::<FUSED, 1>(row, block.clone());
-                row += 1;
-            }
-            start = block.end;
+        while start < grouped {
+            let end = grouped.min(start + GROUPS * TOKENS);
+            self.each_rows::<FUSED>(start..end, true);
+            start = end;
+        }
+        if grouped < tokens {
+            self.each_rows::<FUSED>(grouped..tokens, false);
+        }
+    }
+}
+
+impl<D: Dot, const ROWS: usize, const TOKENS: usize> Part<'_, D, ROWS, TOKENS> {
+    /// All rows, [`ROWS`] at a time, with some tokens: a few groups of them, or those that fill no group.
+    #[inline(always)]
+    fn each_rows<const FUSED: bool>(&self, tokens: Range<usize>, grouped: bool) {
+        let mut row = self.rows.start;
+        while row + ROWS <= self.rows.end {
+            self.product.across::<FUSED, ROWS>(row, tokens.clone(), grouped);
+            row += ROWS;
+        }
+        while row < self.rows.end {
+            self.product.across::<FUSED, 1>(row, tokens.clone(), grouped);
+            row += 1;
         }
     }
 }
@@ -317,17 +386,24 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Loop for Part<'_, D, ROWS, 
 impl<D: Dot, const ROWS: usize, const TOKENS: usize> Product<'_, D, ROWS, TOKENS> {
     /// `R` rows from `row` on, with all `tokens`.
     #[inline(always)]
-    fn across<const FUSED: bool, const R: usize>(&self, row: usize, tokens: Range<usize>) {
-        let len = self.cols * D::BYTES;
-        let rows = std::array::from_fn(|r| &self.bytes[(row + r) * len..(row + r + 1) * len]);
-        let mut token = tokens.start;
-        while token + TOKENS <= tokens.end {
-            self.tile::<FUSED, R, TOKENS>(row, rows, token);
-            token += TOKENS;
-        }
-        while token < tokens.end {
-            self.tile::<FUSED, R, 1>(row, rows, token);
-            token += 1;
+    fn across<const FUSED: bool, const R: usize>(
+        &self,
+        row: usize,
+        tokens: Range<usize>,
+        grouped: bool,
+    ) {
+        let rows = std::array::from_fn(|r| {
+            let start = (row + r) * self.cols * D::BYTES;
+            &self.bytes[start..start + self.cols * D::BYTES]
+        });
+        if grouped {
+            for token in tokens.step_by(TOKENS) {
+                self.tile::<FUSED, R, TOKENS>(row, rows, token);
+            }
+        } else {
+            for token in tokens {
+                self.tile::<FUSED, R, 1>(row, rows, token);
+            }
         }
     }
 
@@ -338,9 +414,8 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Product<'_, D, ROWS, TOKENS
         rows: [&[u8]; R],
         token: usize,
     ) {
-        let cols = self.cols;
-        let tokens = std::array::from_fn(|t| &self.x[(token + t) * cols..(token + t + 1) * cols]);
-        let sums = D::tile::<FUSED, R, T>(rows, tokens);
+        let x = &self.x[token * self.padded..(token + T) * self.padded];
+        let sums = D::tile::<FUSED, R, T>(rows, x);
         for (r, sums) in sums.iter().enumerate() {
             for (t, sum) in sums.iter().enumerate() {
                 self.out.set(token + t, row + r, *sum);

@@ -30,7 +30,7 @@ pub(super) use imp::Pairs;
 #[cfg(target_arch = "x86_64")]
 mod imp {
     use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
         _mm512_reduce_add_ps, _mm512_setzero_ps,
     };
 
@@ -47,59 +47,93 @@ mod imp {
     impl Dot for Pairs {
         type Input = bf16;
         const BYTES: usize = 2;
-
         #[inline(always)]
         fn tile<const FUSED: bool, const R: usize, const T: usize>(
             rows: [&[u8]; R],
-            tokens: [&[bf16]; T],
+            x: &[bf16],
         ) -> [[f32; T]; R] {
-            let cols = tokens.first().map_or(0, |token| token.len());
+            let cols = rows.first().map_or(0, |row| row.len() / 2);
+            assert!(x.len() == cols.next_multiple_of(WIDTH) * T, "the steps of rows and tokens");
             debug_assert!(rows.iter().all(|row| row.len() == 2 * cols));
-            debug_assert!(tokens.iter().all(|token| token.len() == cols));
-            let rows = rows.map(<[u8]>::as_ptr);
-            let tokens = tokens.map(|token| token.as_ptr().cast::<u8>());
             // SAFETY: `Kernels` uses `Pairs` only where the processor has AVX-512 BW and BF16, inside
-            // `Isa::run`, which compiles for them. All reads are within `cols` elements.
-            unsafe { dots(rows, tokens, cols) }
+            // `Isa::run`, which compiles for them. Rows have `cols` elements, and `x` was just checked.
+            unsafe { dots(rows.map(<[u8]>::as_ptr), x.as_ptr().cast(), cols) }
         }
     }
 
     /// # Safety
-    /// The processor must have AVX-512 F, BW and BF16, and every pointer must have `cols` elements of 2 bytes.
+    /// The processor must have AVX-512 F, BW and BF16, every row `cols` elements of 2 bytes, and `x` `T` vectors for every
+    /// [`WIDTH`] of them, begun or whole.
     #[inline(always)]
     unsafe fn dots<const R: usize, const T: usize>(
         rows: [*const u8; R],
-        tokens: [*const u8; T],
+        x: *const u8,
         cols: usize,
     ) -> [[f32; T]; R] {
-        // SAFETY: the caller has seen the processor's features, here and below.
+        // SAFETY: the caller has seen the processor's features.
         let mut sums = [[unsafe { _mm512_setzero_ps() }; T]; R];
+        let even = cols - cols % WIDTH;
         let mut col = 0;
-        while col < cols {
-            let mask = u32::MAX >> WIDTH.saturating_sub(cols - col).min(31);
-            let load = |start: *const u8| {
-                // SAFETY: `col` is inside the row.
-                let place = unsafe { start.add(2 * col) };
-                if cols - col >= WIDTH {
-                    // SAFETY: a whole vector is inside.
-                    whole(unsafe { _mm512_loadu_si512(place.cast()) })
-                } else {
-                    // SAFETY: the mask keeps reads inside.
-                    whole(unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) })
-                }
-            };
-            let x = tokens.map(load);
+        while col < even {
+            // SAFETY: the step at `col` has `T` vectors.
+            let x = std::array::from_fn(|t| unsafe { load(x, col * T + t * WIDTH) });
             for r in 0..R {
-                let weights = load(rows[r]);
-                for t in 0..T {
-                    // SAFETY: as above.
-                    sums[r][t] = unsafe { _mm512_dpbf16_ps(sums[r][t], weights, x[t]) };
-                }
+                // SAFETY: a whole vector at `col` is inside.
+                let weights = unsafe { load(rows[r], col) };
+                // SAFETY: the caller has seen the processor's features.
+                unsafe { add(weights, &x, &mut sums[r]) };
             }
             col += WIDTH;
         }
-        // SAFETY: as above.
-        sums.map(|sums| sums.map(|sum| unsafe { _mm512_reduce_add_ps(sum) }))
+        if even < cols {
+            let mask = u32::MAX >> (WIDTH - (cols - even));
+            // SAFETY: the step at `even` has `T` vectors, filled up with zeros.
+            let x = std::array::from_fn(|t| unsafe { load(x, even * T + t * WIDTH) });
+            for r in 0..R {
+                // SAFETY: the mask keeps the read inside.
+                let weights = unsafe { load_some(rows[r], even, mask) };
+                // SAFETY: the caller has seen the processor's features.
+                unsafe { add(weights, &x, &mut sums[r]) };
+            }
+        }
+        let mut totals = [[0.0; T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                // SAFETY: the caller has seen the processor's features.
+                totals[r][t] = unsafe { _mm512_reduce_add_ps(sums[r][t]) };
+            }
+        }
+        totals
+    }
+
+    /// # Safety
+    /// The processor must have AVX-512 F and BF16.
+    #[inline(always)]
+    unsafe fn add<const T: usize>(weights: __m512bh, x: &[__m512bh; T], sums: &mut [__m512; T]) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            // SAFETY: the caller has seen the processor's features.
+            *sum = unsafe { _mm512_dpbf16_ps(*sum, weights, *x) };
+        }
+    }
+
+    /// # Safety
+    /// The processor must have AVX-512 F, and `start` at least [`WIDTH`] elements from `col` on.
+    #[inline(always)]
+    unsafe fn load(start: *const u8, col: usize) -> __m512bh {
+        // SAFETY: inside, as the caller says.
+        let place = unsafe { start.add(2 * col) };
+        // SAFETY: a whole vector is inside, as the caller says.
+        whole(unsafe { _mm512_loadu_si512(place.cast()) })
+    }
+
+    /// # Safety
+    /// The processor must have AVX-512 BW, and `start` as many elements from `col` on as `mask` has bits.
+    #[inline(always)]
+    unsafe fn load_some(start: *const u8, col: usize, mask: u32) -> __m512bh {
+        // SAFETY: inside, as the caller says.
+        let place = unsafe { start.add(2 * col) };
+        // SAFETY: what the mask leaves out is not read.
+        whole(unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) })
     }
 
     #[inline(always)]

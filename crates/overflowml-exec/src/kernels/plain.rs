@@ -12,89 +12,71 @@ use crate::vector::multiply_add;
 /// Weights of type `W`, widened to `f32` and multiplied with activations in `f32`, in `LANES` partial sums.
 pub(super) struct Widened<W, const LANES: usize>(PhantomData<W>);
 
-/// A weight as it is stored.
-pub(super) trait Stored: Cell {
-    const BYTES: usize;
+/// A weight as it is stored: little-endian, as this processor has it, and of any pattern of bytes.
+pub(super) trait Stored: Cell {}
 
-    /// The element at `index` of a row.
-    ///
-    /// # Safety
-    /// The row must have more than `index` elements.
-    unsafe fn read(row: &[u8], index: usize) -> Self;
-}
+const _: () = assert!(cfg!(target_endian = "little"), "weights are read as they are stored");
 
-macro_rules! stored {
-    ($type:ty) => {
-        impl Stored for $type {
-            const BYTES: usize = size_of::<$type>();
-
-            #[inline(always)]
-            unsafe fn read(row: &[u8], index: usize) -> Self {
-                debug_assert!((index + 1) * Self::BYTES <= row.len());
-                // SAFETY: the caller says that it is inside.
-                let place = unsafe { row.as_ptr().add(index * Self::BYTES) };
-                // SAFETY: inside the row, and every bit pattern is a value.
-                let bytes = unsafe { place.cast::<[u8; size_of::<$type>()]>().read_unaligned() };
-                Self::from_le_bytes(bytes)
-            }
-        }
-    };
-}
-
-stored!(f32);
-stored!(f16);
-stored!(bf16);
+impl Stored for f32 {}
+impl Stored for f16 {}
+impl Stored for bf16 {}
 
 impl<W: Stored, const LANES: usize> Dot for Widened<W, LANES> {
     type Input = f32;
-    const BYTES: usize = W::BYTES;
-
+    const BYTES: usize = size_of::<W>();
     #[inline(always)]
     fn tile<const FUSED: bool, const R: usize, const T: usize>(
         rows: [&[u8]; R],
-        tokens: [&[f32]; T],
+        x: &[f32],
     ) -> [[f32; T]; R] {
-        let cols = tokens.first().map_or(0, |token| token.len());
+        let cols = rows.first().map_or(0, |row| row.len() / size_of::<W>());
+        assert!(x.len() == cols.next_multiple_of(LANES) * T, "the steps of rows and tokens");
         let mut sums = [[[0.0_f32; LANES]; T]; R];
-        let mut col = 0;
-        while col + LANES <= cols {
-            // SAFETY: `LANES` columns from `col` on are inside every row and token.
-            unsafe { add::<W, FUSED, LANES, R, T>(rows, tokens, col, LANES, &mut sums) };
-            col += LANES;
+        for (step, x) in x.as_chunks::<LANES>().0.as_chunks::<T>().0.iter().enumerate() {
+            let col = step * LANES;
+            // SAFETY: the rows have as many columns from `col` on as are asked for.
+            unsafe { add::<W, FUSED, LANES, R, T>(rows, x, col, LANES.min(cols - col), &mut sums) };
         }
-        if col < cols {
-            // SAFETY: the columns that are left are inside every row and token.
-            unsafe { add::<W, FUSED, LANES, R, T>(rows, tokens, col, cols - col, &mut sums) };
+        let mut totals = [[0.0; T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                totals[r][t] = sum_lanes(sums[r][t]);
+            }
         }
-        sums.map(|sums| sums.map(sum_lanes))
+        totals
     }
 }
 
-/// `sums[r][t][lane] += rows[r][col + lane] * tokens[t][col + lane]`, for `count` lanes.
+/// `sums[r][t][lane] += rows[r][col + lane] * x[t][lane]`, for the first `count` lanes; for the others `x` is zero.
 ///
 /// # Safety
-/// Every row and token must have at least `col + count` columns.
+/// Every row must have at least `col + count` columns, and `count` be at most `LANES`.
 #[inline(always)]
 unsafe fn add<W: Stored, const FUSED: bool, const LANES: usize, const R: usize, const T: usize>(
     rows: [&[u8]; R],
-    tokens: [&[f32]; T],
+    x: &[[f32; LANES]; T],
     col: usize,
     count: usize,
     sums: &mut [[[f32; LANES]; T]; R],
 ) {
-    let mut x = [[0.0_f32; LANES]; T];
-    for t in 0..T {
-        for lane in 0..count {
-            debug_assert!(col + lane < tokens[t].len());
-            // SAFETY: the caller says that it is inside.
-            x[t][lane] = unsafe { *tokens[t].get_unchecked(col + lane) };
-        }
-    }
     for r in 0..R {
+        let start = rows[r].as_ptr().cast::<W>();
         let mut weights = [0.0_f32; LANES];
-        for lane in 0..count {
-            // SAFETY: the caller says that it is inside.
-            weights[lane] = unsafe { W::read(rows[r], col + lane) }.widen();
+        if count == LANES {
+            // SAFETY: inside the row, as the caller says.
+            let place = unsafe { start.add(col) };
+            // SAFETY: so many elements are there, and every pattern of bytes is a value.
+            let stored = unsafe { place.cast::<[W; LANES]>().read_unaligned() };
+            for lane in 0..LANES {
+                weights[lane] = stored[lane].widen();
+            }
+        } else {
+            for (lane, weight) in weights.iter_mut().enumerate().take(count) {
+                // SAFETY: inside the row, as the caller says.
+                let place = unsafe { start.add(col + lane) };
+                // SAFETY: an element is there, and every pattern of bytes is a value.
+                *weight = unsafe { place.read_unaligned() }.widen();
+            }
         }
         for t in 0..T {
             for lane in 0..LANES {

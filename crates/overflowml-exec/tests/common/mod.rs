@@ -1,6 +1,6 @@
 //! Small random models of every kind that a [`DecoderSpec`] can describe.
 
-#![allow(dead_code)] // each test file uses its own part of this
+#![allow(dead_code, clippy::unwrap_used)] // each test uses its own part; failures stop it
 
 use std::collections::HashMap;
 use std::sync::Arc;

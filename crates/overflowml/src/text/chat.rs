@@ -66,7 +66,8 @@ impl ChatTemplate {
         // As transformers sets Jinja up.
         let blanks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(blanks.map_err(failed)?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
@@ -77,7 +78,8 @@ impl ChatTemplate {
     /// The conversation, up to where the assistant's reply begins.
     pub(super) fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
         let template = self.environment.get_template(NAME).map_err(failed)?;
-        let tokens = Value::from_iter(self.tokens.iter().map(|(name, text)| (*name, text.as_str())));
+        let tokens =
+            Value::from_iter(self.tokens.iter().map(|(name, text)| (*name, text.as_str())));
         let turn = context! { messages => Serde(messages), add_generation_prompt => true };
         template.render(context! { ..turn, ..tokens }).map_err(failed)
     }
@@ -152,7 +154,10 @@ impl Formatter for Spaced {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+    ) -> std::io::Result<()> {
         out.write_all(b": ")
     }
 }

@@ -29,8 +29,7 @@ fn byte_level() -> Value {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
     };
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
         "padding": null, "added_tokens": [special(259, "<s>"), special(260, "</s>")],
@@ -124,7 +123,10 @@ fn a_character_is_written_when_its_last_byte_has_come() {
     // Special tokens are not shown.
     assert_eq!(stream.push(260), "");
     let mut cut = text.stream();
-    assert_eq!((cut.push(0xe2), cut.push(0x82), cut.finish()), ("".into(), "".into(), "\u{fffd}".into()));
+    assert_eq!(
+        (cut.push(0xe2), cut.push(0x82), cut.finish()),
+        ("".into(), "".into(), "\u{fffd}".into())
+    );
 }
 
 #[test]
@@ -165,14 +167,16 @@ fn say(role: Role, content: &str) -> ChatMessage {
 }
 
 fn rendered(template: &str, messages: &[ChatMessage]) -> Result<String, TextError> {
-    let config = json!({"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
+    let config =
+        json!({"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
     open(&byte_level(), &config).unwrap().template.unwrap().render(messages)
 }
 
 #[test]
 fn templates_are_rendered_as_transformers_renders_them() {
     let talk = [say(Role::User, " Hello "), say(Role::Assistant, "Hi"), say(Role::User, "Who?")];
-    let expected = "<s><|user|>\nHello<|eot|><|assistant|>\nHi<|eot|><|user|>\nWho?<|eot|><|assistant|>";
+    let expected =
+        "<s><|user|>\nHello<|eot|><|assistant|>\nHi<|eot|><|user|>\nWho?<|eot|><|assistant|>";
     assert_eq!(rendered(LLAMA_LIKE, &talk).unwrap(), expected);
     assert_eq!(rendered(STRICT, &talk).unwrap(), "[ Hello ] Hi</s>[Who?]");
     let json = "{{ messages | tojson }}{{ strftime_now('%Y') | length }}";
@@ -188,7 +192,8 @@ fn what_a_template_says_about_a_conversation_is_told_in_its_own_words() {
 
 #[test]
 fn a_conversation_is_encoded_without_further_special_tokens() {
-    let config = json!({"chat_template": "{{ bos_token }}{{ messages[0].content }}", "bos_token": "<s>"});
+    let config =
+        json!({"chat_template": "{{ bos_token }}{{ messages[0].content }}", "bos_token": "<s>"});
     let text = open(&byte_level(), &config).unwrap();
     assert_eq!(text.encode_chat(&[say(Role::User, "he")]).unwrap(), [259, 256]);
 }
