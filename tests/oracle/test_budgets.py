@@ -86,7 +86,9 @@ def test_a_token_reads_what_does_not_fit_and_no_more(overflowml, model):
         weights = more["plan"]["prediction"]["weights_per_pass_bytes"]
         missing = weights - more["memory"]["resident_weights_bytes"]
         assert missing > 0
-        assert per_token <= 1.02 * missing + 16384, "one row of the embedding may come on top"
+        # Direct reads take whole sectors of 4 KiB at both ends of a block, which counts where blocks are small.
+        share = max(1.02, 1 + 8192 / more["plan"]["ring"]["slot_bytes"])
+        assert per_token <= share * missing + 16384, "one row of the embedding may come on top"
 
 
 def test_a_budget_is_used(overflowml, model):

@@ -1,4 +1,5 @@
 //! The `overflowml` command: arguments → settings → command → output and exit code.
+#![forbid(unsafe_code)]
 
 mod args;
 mod commands;

@@ -1,5 +1,6 @@
 //! The real binary, a model that it made, and a cache folder of the test's own.
-#![allow(dead_code)] // each test file uses a part
+
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part; a failure stops the test
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -1,10 +1,11 @@
 //! Chat templates: how a model's makers write a conversation as one text.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{Environment, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::Map;
 use serde_json::ser::Formatter;
@@ -41,7 +42,7 @@ const NAME: &str = "chat";
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     /// What the template may refer to beside the messages.
-    tokens: Vec<(&'static str, String)>,
+    tokens: BTreeMap<&'static str, String>,
 }
 
 impl ChatTemplate {
@@ -61,7 +62,7 @@ impl ChatTemplate {
         source.map(|source| Self::new(source, tokens.collect())).transpose()
     }
 
-    fn new(source: String, tokens: Vec<(&'static str, String)>) -> Result<Self, TextError> {
+    fn new(source: String, tokens: BTreeMap<&'static str, String>) -> Result<Self, TextError> {
         let mut environment = Environment::new();
         // As transformers sets Jinja up.
         let blanks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -78,10 +79,11 @@ impl ChatTemplate {
     /// The conversation, up to where the assistant's reply begins.
     pub(super) fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
         let template = self.environment.get_template(NAME).map_err(failed)?;
-        let tokens =
-            Value::from_iter(self.tokens.iter().map(|(name, text)| (*name, text.as_str())));
-        let turn = context! { messages => Serde(messages), add_generation_prompt => true };
-        template.render(context! { ..turn, ..tokens }).map_err(failed)
+        let mut known: BTreeMap<&str, Value> =
+            self.tokens.iter().map(|(&name, text)| (name, Value::from(text.as_str()))).collect();
+        known.insert("messages", Value::from(Serde(messages)));
+        known.insert("add_generation_prompt", Value::from(true));
+        template.render(Value::from(known)).map_err(failed)
     }
 }
 

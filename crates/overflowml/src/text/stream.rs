@@ -9,11 +9,11 @@ const REPLACEMENT: char = '\u{fffd}';
 const MOST_UNFINISHED: usize = 3;
 
 /// Tokens that are decoded together at most.
-const WINDOW: usize = 16;
+const WINDOW: usize = 24;
 
 /// Tokens that are decoded again with the next ones: what a token looks like depends on whether another precedes it,
-/// and a character's bytes may be spread over four.
-const CONTEXT: usize = 4;
+/// and what is held back may be three unfinished characters of three tokens each.
+const CONTEXT: usize = 12;
 
 /// Text in the making. Made by [`Text::stream`](super::Text::stream).
 pub struct TextStream<'a> {
@@ -35,8 +35,9 @@ impl<'a> TextStream<'a> {
         let text = self.text();
         let piece = self.give(&text, finished(&text));
         if self.window.len() > WINDOW {
+            let held_back = text.len() - finished(&text);
             self.window.drain(..self.window.len() - CONTEXT);
-            self.given = finished(&self.text());
+            self.given = self.text().len().saturating_sub(held_back);
         }
         piece
     }

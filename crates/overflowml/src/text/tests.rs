@@ -208,7 +208,7 @@ fn templates_are_found_where_models_keep_them() {
         let text = Text::open(&files.model).unwrap();
         text.template.map(|template| template.render(&[]).unwrap())
     };
-    assert_eq!(render(&[tokenizer.clone()]), None);
+    assert_eq!(render(std::slice::from_ref(&tokenizer)), None);
     assert_eq!(render(&[tokenizer.clone(), config.clone()]).as_deref(), Some("yes"));
     let own = ("chat_template.jinja", "file".to_owned());
     assert_eq!(render(&[tokenizer.clone(), config, own]).as_deref(), Some("file"));
