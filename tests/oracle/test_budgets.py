@@ -82,6 +82,8 @@ def test_a_token_reads_what_does_not_fit_and_no_more(overflowml, model):
     for budget in budgets(overflowml, model, *arguments)[:-1]:
         few = overflowml.generate(model, PROMPT, 8, "--memory", budget, "--context", 64)
         more = overflowml.generate(model, PROMPT, 24, "--memory", budget, "--context", 64)
+        if not more["plan"]["ring"]:
+            continue  # only the embedding is left on disk
         per_token = (more["io"]["bytes_read"] - few["io"]["bytes_read"]) / 16
         weights = more["plan"]["prediction"]["weights_per_pass_bytes"]
         missing = weights - more["memory"]["resident_weights_bytes"]
@@ -152,4 +154,6 @@ def test_a_plan_says_what_the_run_then_does(overflowml, model):
     ran = overflowml.generate(model, PROMPT, 4, "--memory", budget)
     planned = planned.get("plan", planned)
     assert planned["ring"] == ran["plan"]["ring"], json.dumps(planned)
-    assert planned["memory"]["resident_bytes"] == pytest.approx(ran["plan"]["memory"]["resident_bytes"], rel=0.02)
+    assert planned["memory"]["resident_bytes"] == pytest.approx(
+        ran["plan"]["memory"]["resident_bytes"], abs=3 * MIB  # the process itself differs a little every time
+    )

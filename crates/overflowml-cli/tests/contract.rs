@@ -1,5 +1,7 @@
 //! What the command promises whatever the model: streams, exit codes, errors with a next step.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
+
 mod support;
 
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! What a decoder promises whatever the model: the same bits for any cut of weights and tokens.
 
-#![allow(clippy::unwrap_used)] // a failure stops the test
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
 
 mod common;
 

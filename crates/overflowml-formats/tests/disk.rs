@@ -1,4 +1,6 @@
 //! What the operating system can put in a model's way: each is told apart and named.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
 #![cfg(unix)]
 
 use std::fs;

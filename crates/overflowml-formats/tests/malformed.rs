@@ -1,6 +1,8 @@
 //! Broken and hostile model files: each is refused with its own code and a message that names
 //! the file and the tensor, without a panic and without allocating what the file claims.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
+
 use overflowml_formats::fixture::{self, MemoryDir};
 use overflowml_formats::{FormatError, limits, open_model_in};
 use overflowml_types::{Bytes, DType};

@@ -1,5 +1,7 @@
 //! What opening a model promises: the manifest, the weights of a pass, the files beside them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
+
 use overflowml_formats::{fixture, open_model, unused_tensors};
 use overflowml_types::{Access, Bytes, DType, GroupKind, WeightRole};
 

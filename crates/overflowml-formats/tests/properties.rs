@@ -1,5 +1,7 @@
 //! Whatever bytes a file holds: a value or an error, never a panic, and what is written is read back.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
+
 use overflowml_formats::fixture::{self, MemoryDir};
 use overflowml_formats::safetensors::parse_header;
 use overflowml_formats::{

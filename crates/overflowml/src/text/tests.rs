@@ -176,7 +176,7 @@ fn rendered(template: &str, messages: &[ChatMessage]) -> Result<String, TextErro
 fn templates_are_rendered_as_transformers_renders_them() {
     let talk = [say(Role::User, " Hello "), say(Role::Assistant, "Hi"), say(Role::User, "Who?")];
     let expected =
-        "<s><|user|>\nHello<|eot|><|assistant|>\nHi<|eot|><|user|>\nWho?<|eot|><|assistant|>";
+        "<s>\n<|user|>\nHello<|eot|><|assistant|>\nHi<|eot|><|user|>\nWho?<|eot|><|assistant|>";
     assert_eq!(rendered(LLAMA_LIKE, &talk).unwrap(), expected);
     assert_eq!(rendered(STRICT, &talk).unwrap(), "[ Hello ] Hi</s>[Who?]");
     let json = "{{ messages | tojson }}{{ strftime_now('%Y') | length }}";
