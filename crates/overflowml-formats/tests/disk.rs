@@ -112,7 +112,7 @@ fn a_file_that_may_not_be_read_is_told_as_such() {
     let folder = folder();
     let path = folder.path().join("model.safetensors");
     fs::write(&path, fixture::safetensors().build().bytes).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
     if fs::File::open(&path).is_ok() {
         return; // the superuser may read everything
     }

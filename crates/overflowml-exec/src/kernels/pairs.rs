@@ -18,7 +18,7 @@ impl Loop for Narrow<'_> {
         for (out, x) in self.out.iter_mut().zip(self.x) {
             let bits = x.to_bits();
             // To nearest, ties to even; what is not a number stays none.
-            let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
             *out = bf16::from_bits(if x.is_nan() { 0x7fc0 } else { rounded as u16 });
         }
     }
