@@ -9,7 +9,7 @@ use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::{Plan, Prediction, predict};
 use overflowml_stream::{DirectIo, Store, StoreOptions};
-use overflowml_types::{Bytes, BytesPerSecond, Known};
+use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
@@ -136,16 +136,14 @@ impl Session {
         Ok(session)
     }
 
-    /// Loading has just measured the disk: predict with that.
+    /// Loading has just measured the disk: predict with that, unless earlier streams did, which is nearer to what
+    /// comes now.
     fn learn_disk_speed(&mut self) {
-        if let Some(rate) = self.store.counters().load_rate() {
+        let known = self.planner.request.rates.disk.basis == Basis::Measured;
+        if let Some(rate) = self.store.counters().load_rate().filter(|_| !known) {
             self.planner.request.rates.disk = Known::measured(rate, "loading the resident weights");
-            self.prediction = predict(
-                &self.planner.spec,
-                &self.planner.weights,
-                &self.plan,
-                &self.planner.request,
-            );
+            let Planner { spec, weights, request, .. } = &self.planner;
+            self.prediction = predict(spec, weights, &self.plan, request);
         }
     }
 
