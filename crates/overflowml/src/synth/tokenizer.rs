@@ -23,7 +23,7 @@ const COMMON: &str = "the of and to in that it is was for on are as with his the
     way find use may water long little very after words called just where most know larger memory \
     model once upon";
 
-const PREFIXES: &str = "- re un over under out fore mis inter semi co de";
+const PREFIXES: &str = "- re un over";
 
 const STEMS: &str = "act add age aim air arm art ask back bake band bank bare base bath beam bear \
     beat bend bind bird bite blend block board boat body bond book boot border bound bow box branch \
@@ -65,7 +65,7 @@ pub(super) fn tokenizer_json(vocab: u32) -> Value {
     names.extend((0..=255).map(|byte| byte_name(byte).to_string()));
     let mut merges = Vec::new();
     let room = (vocab as usize).saturating_sub(names.len());
-    for (left, right) in learn(room, Words::new()) {
+    for (left, right) in learn(room, Words::new(1000 + 2 * room)) {
         let name = [names[left as usize].as_str(), names[right as usize].as_str()].concat();
         merges.push(format!("{} {}", names[left as usize], names[right as usize]));
         names.push(name);
@@ -132,11 +132,12 @@ fn byte_token(byte: u8) -> Token {
 struct Words(Vec<(Vec<Token>, u64)>);
 
 impl Words {
-    fn new() -> Self {
+    /// At most `most` words, the most frequent kinds first.
+    fn new(most: usize) -> Self {
         let mut seen = BTreeSet::new();
         let mut words = Vec::new();
         let mut add = |word: String, count: u64| {
-            if seen.insert(word.clone()) {
+            if seen.len() < most && seen.insert(word.clone()) {
                 words.push((word.bytes().map(byte_token).collect(), count));
             }
         };
