@@ -74,9 +74,9 @@ pub struct InspectArgs {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// A Hugging Face folder, a `.safetensors` file with its config.json beside it, or a hub id
-    /// such as `org/name` (downloaded to the Hugging Face cache; `HF_HOME`, `HF_ENDPOINT`,
-    /// `HF_TOKEN` and `HF_HUB_OFFLINE` are obeyed).
+    /// A Hugging Face folder, a `.safetensors` file with its config.json beside it, or the name of a
+    /// model in the Hugging Face cache, such as `org/name` or `org/name@revision` (`HF_HOME` and
+    /// `HF_HUB_CACHE` move the cache).
     #[arg(value_name = "MODEL")]
     pub model: String,
 }

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use overflowml_types::Bytes;
-
 /// The revision that is meant when none is named.
 const MAIN: &str = "main";
 
@@ -55,7 +53,7 @@ impl HubError {
 ///
 /// # Errors
 /// If it is neither.
-pub fn resolve(model: &str, _progress: &mut dyn FnMut(Bytes, Bytes)) -> Result<PathBuf, HubError> {
+pub fn resolve(model: &str) -> Result<PathBuf, HubError> {
     let path = Path::new(model);
     if path.exists() || path.is_symlink() {
         return Ok(path.to_owned());
@@ -125,12 +123,9 @@ mod tests {
         for wrong in
             ["model", "a/b/c", "../x", "org/..", "org/na me", "/tmp/missing", "org/", "o/n@"]
         {
-            let refused = resolve(wrong, &mut |_, _| {}).unwrap_err();
+            let refused = resolve(wrong).unwrap_err();
             assert_eq!(refused.code(), "hub.not-a-name", "{wrong}");
         }
-        assert_eq!(
-            resolve("org/surely-missing", &mut |_, _| {}).unwrap_err().code(),
-            "hub.not-cached"
-        );
+        assert_eq!(resolve("org/surely-missing").unwrap_err().code(), "hub.not-cached");
     }
 }

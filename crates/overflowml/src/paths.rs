@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use overflowml_formats::Model;
-use overflowml_types::Bytes;
 
 use crate::error::Error;
 use crate::hub;
@@ -23,13 +22,12 @@ pub fn cache_dir() -> PathBuf {
     caches.join("overflowml")
 }
 
-/// The local path of `model`: a path that exists as it is, else a hub id that is downloaded to the
-/// Hugging Face cache, telling `progress` bytes done and bytes to do.
+/// The local path of `model`: a path that exists as it is, else the name of a model in the Hugging Face cache.
 ///
 /// # Errors
-/// If it is neither, or cannot be downloaded.
-pub fn resolve(model: &str, progress: &mut dyn FnMut(Bytes, Bytes)) -> Result<PathBuf, Error> {
-    Ok(hub::resolve(model, progress)?)
+/// If it is neither.
+pub fn resolve(model: &str) -> Result<PathBuf, Error> {
+    Ok(hub::resolve(model)?)
 }
 
 /// Opens the model in a folder or file: reads its headers and small files, no weights.

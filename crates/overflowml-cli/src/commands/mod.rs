@@ -39,14 +39,12 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The model's files on this machine, downloaded if need be.
+/// The model's files on this machine.
 fn local_files(model: &str) -> anyhow::Result<PathBuf> {
-    let mut bar = crate::progress::ByteBar::new("downloading");
-    let mut progress = |done, total| bar.update(done, total);
-    Ok(overflowml::resolve(model, &mut progress)?)
+    Ok(overflowml::resolve(model)?)
 }
 
-/// Opens a model by folder, file or hub id.
+/// Opens a model by folder, file or name.
 fn open_model(model: &str) -> anyhow::Result<overflowml::Model> {
     Ok(overflowml::open(&local_files(model)?)?)
 }
