@@ -296,6 +296,7 @@ impl Session {
     /// Everything about a finished generation; `text` is what its tokens decode to.
     pub fn report(&mut self, text: String, prompt_tokens: usize, made: Generation) -> RunReport {
         self.remember_disk_speed();
+        self.remember_memory_speed(&made);
         let decode = made.decode.as_secs_f64();
         let passes = (made.decode_passes > 0).then(|| f64::from(made.decode_passes));
         RunReport {
@@ -323,6 +324,17 @@ impl Session {
         let rate = counters.stream_rate().or_else(|| counters.load_rate());
         if let Some(rate) = rate.filter(|_| direct) {
             self.planner.calibration.record_disk(&self.root, rate);
+        }
+    }
+
+    /// Where nothing streams, decoding tells how fast weights in memory are multiplied with.
+    fn remember_memory_speed(&mut self, made: &Generation) {
+        /// Fewer passes say little.
+        const TELLING: u32 = 4;
+        let long_enough = self.plan.ring.is_none() && made.decode_passes >= TELLING;
+        let read = self.prediction.weights_per_pass.saturating_mul(made.decode_passes.into());
+        if let Some(rate) = BytesPerSecond::of(read, made.decode).filter(|_| long_enough) {
+            self.planner.calibration.record_memory(read, rate);
         }
     }
 
