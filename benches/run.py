@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default="llama_cpp,accelerate_disk,airllm_cpu")
     parser.add_argument("--rounds", type=int, default=3, help="how often each program runs at each limit")
     parser.add_argument("--tokens", type=int, default=8, help="new tokens per run under a limit")
-    parser.add_argument("--prompt-tokens", type=int, default=12, help="length of the prompt")
+    parser.add_argument("--repeat", type=int, default=1, help="how often the prompt's sentence is repeated")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     return parser.parse_args()
 
@@ -133,10 +133,11 @@ def size(count: float) -> str:
 
 def rounds(args: argparse.Namespace, model: Path, copy: Path, limit: int) -> Iterator[Run]:
     """All programs in turn, again and again."""
-    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(PROMPT).ids[: args.prompt_tokens]
+    prompt = PROMPT * args.repeat
+    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(prompt).ids
     tokens = args.tokens if limit else 4 * args.tokens
     for number in range(args.rounds):
-        yield own_run(model, PROMPT, limit, tokens, args.threads)
+        yield own_run(model, prompt, limit, tokens, args.threads)
         for peer in filter(None, args.peers.split(",")):
             # AirLLM is an order of magnitude slower: once is enough to see it.
             if peer == "airllm_cpu" and (number or not limit):
@@ -154,7 +155,9 @@ def table(runs: list[Run], calibration: dict[str, Any]) -> None:
     for program in programs:
         mine = [run for run in runs if run.program == program]
         token = statistics.median(run.token_seconds for run in mine)
-        line = f"  {program:<16} {token:8.3f} s/token  {size(mine[0].read_per_token):>9} read/token"
+        prefill = statistics.median(run.prefill_seconds for run in mine)
+        line = f"  {program:<16} {token:8.3f} s/token  {mine[0].read_per_token / GIB:5.2f} GiB read/token"
+        line += f"  prompt {prefill:7.2f} s"
         line += f"  peak {size(max(run.peak for run in mine)):>9}  {token / ours:6.2f} x ours"
         print(line)
     best = [run.report for run in runs if run.program == "overflowml"]

@@ -93,14 +93,10 @@ impl Calibration {
         }
     }
 
-    /// Remembers how fast a finished run multiplied with weights in memory, if it was with enough of them that no cache
-    /// held them.
-    pub fn record_memory(&mut self, read: Bytes, rate: BytesPerSecond) {
-        const TELLING: Bytes = Bytes::gib(4);
-        if read >= TELLING {
-            self.memory = Some(rate);
-            self.store();
-        }
+    /// Remembers how fast a finished run multiplied with weights in memory.
+    pub fn record_memory(&mut self, rate: BytesPerSecond) {
+        self.memory = Some(rate);
+        self.store();
     }
 
     fn measure_compute(machine: String, threads: usize, spare: Bytes) -> Self {

@@ -329,12 +329,15 @@ impl Session {
 
     /// Where nothing streams, decoding tells how fast weights in memory are multiplied with.
     fn remember_memory_speed(&mut self, made: &Generation) {
-        /// Fewer passes say little.
-        const TELLING: u32 = 4;
-        let long_enough = self.plan.ring.is_none() && made.decode_passes >= TELLING;
-        let read = self.prediction.weights_per_pass.saturating_mul(made.decode_passes.into());
-        if let Some(rate) = BytesPerSecond::of(read, made.decode).filter(|_| long_enough) {
-            self.planner.calibration.record_memory(read, rate);
+        /// Fewer passes, or weights that a cache holds, say little.
+        const TELLING: (u32, Bytes) = (4, Bytes::mib(512));
+        let weights = self.prediction.weights_per_pass;
+        let telling = made.decode_passes >= TELLING.0 && weights >= TELLING.1;
+        let read = weights.saturating_mul(made.decode_passes.into());
+        if let Some(rate) =
+            BytesPerSecond::of(read, made.decode).filter(|_| telling && self.plan.ring.is_none())
+        {
+            self.planner.calibration.record_memory(rate);
         }
     }
 
