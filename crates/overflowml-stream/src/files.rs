@@ -93,8 +93,11 @@ impl Files {
         while done < needed {
             let at = Bytes::new(start.get() + done as u64);
             match self.source.read_at(index, at.get(), &mut buf[done..]) {
-                Ok(0) => return Err(self.ended(index, at, span)),
                 Ok(read) if done + read >= needed => done += read,
+                // Past the last whole sector, a file that was cut inside one would answer short for ever.
+                Ok(read) if read == 0 || self.ends_at(index, at, read) => {
+                    return Err(self.ended(index, at, span));
+                }
                 // The next read must be aligned again: what is past the last boundary is read twice.
                 Ok(read) if read >= self.source.alignment() => {
                     done += read - read % self.source.alignment();
@@ -114,7 +117,18 @@ impl Files {
         StreamError::Read { path, offset: at, len: span.end().left_after(at), source }
     }
 
-    fn ended(&self, index: usize, end: Bytes, span: FileSpan) -> StreamError {
+    /// Whether a short read of `read` bytes at `at` was short because the file ends there.
+    fn ends_at(&self, index: usize, at: Bytes, read: usize) -> bool {
+        let end = at.saturating_add(Bytes::of_len(read));
+        read < self.source.alignment()
+            && self.source.fingerprint(index).is_ok_and(|now| Bytes::new(now.size) <= end)
+    }
+
+    /// Nothing more came at `at`: the file ends there, or before it if it was cut further.
+    fn ended(&self, index: usize, at: Bytes, span: FileSpan) -> StreamError {
+        let size = self.source.fingerprint(index).map_or(at, |now| Bytes::new(now.size));
+        // A file that says to be longer than it can be read is not believed.
+        let end = if size < span.end() { size } else { at };
         StreamError::Ended { path: self.files[index].path.clone(), end, needed: span.end() }
     }
 

@@ -1,5 +1,6 @@
 //! Reads what stays in memory, once, with several readers.
 
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -10,6 +11,9 @@ use overflowml_types::{Bytes, FileSpan};
 use crate::buffer::Buffer;
 use crate::error::StreamError;
 use crate::files::Files;
+
+/// What is said of a reader that is gone.
+pub(crate) const PANICKED: &str = "a reader thread panicked";
 
 /// Size of one read: large enough for any disk's full speed, small enough to share the work.
 const PIECE: usize = 4 << 20;
@@ -37,23 +41,33 @@ pub(crate) fn load(
     let stop = AtomicBool::new(false);
     let (report, reports) = mpsc::channel();
     std::thread::scope(|scope| {
+        let mut threads = Vec::new();
         for reader in 0..readers.max(1) {
             let (work, stop, report) = (&work, &stop, report.clone());
             let spawned = std::thread::Builder::new()
                 .name(format!("load {reader}"))
                 .spawn_scoped(scope, move || read_pieces(files, work, stop, &report));
-            if let Err(source) = spawned {
-                stop.store(true, Ordering::Relaxed);
-                return Err(StreamError::Thread { source });
+            match spawned {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(StreamError::Thread { source });
+                }
             }
         }
         drop(report);
         let mut done = Bytes::ZERO;
-        for read in reports {
+        let read = reports.into_iter().try_for_each(|read| {
             done = done.saturating_add(read?);
             progress(done);
+            Ok(())
+        });
+        // Every thread is waited for: one that panicked, and is not, panics here.
+        let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        match panicked {
+            0 => read,
+            _ => Err(StreamError::Thread { source: io::Error::other(PANICKED) }),
         }
-        Ok(())
     })
 }
 

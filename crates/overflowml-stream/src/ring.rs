@@ -16,6 +16,7 @@ use crate::buffer::Buffer;
 use crate::counters::Counters;
 use crate::error::StreamError;
 use crate::files::Files;
+use crate::load::PANICKED;
 
 /// The slots and the threads that fill them.
 pub(crate) struct Ring {
@@ -109,7 +110,7 @@ impl Ring {
         }
         loop {
             if state.stop {
-                let source = io::Error::other("a reader thread panicked");
+                let source = io::Error::other(PANICKED);
                 return (Err(StreamError::Thread { source }), waiting.elapsed());
             }
             state = self.shared.finished.wait(state).unwrap_or_else(PoisonError::into_inner);

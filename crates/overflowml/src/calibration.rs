@@ -85,12 +85,14 @@ impl Calibration {
         Rates { disk, memory, flops }
     }
 
-    /// Remembers how fast `path`'s disk was read in a finished run.
+    /// Remembers how fast `path`'s disk was read in a finished run. Shared disks vary from run to run, so the newest
+    /// speed counts for half.
     pub fn record_disk(&mut self, path: &Path, read: BytesPerSecond) {
-        if let Some(device) = device_of(path) {
-            self.disks.insert(device, DiskSpeed { read, measured_at: now() });
-            self.store();
-        }
+        let Some(device) = device_of(path) else { return };
+        let before = self.disks.get(&device).map_or(read, |known| known.read);
+        let read = rate(f64::midpoint(before.get(), read.get()));
+        self.disks.insert(device, DiskSpeed { read, measured_at: now() });
+        self.store();
     }
 
     /// Remembers how fast a finished run multiplied with weights in memory.
@@ -147,8 +149,10 @@ pub fn calibrate(model: Option<&Model>) -> Result<Calibration, Error> {
     if let Some(model) = model {
         let largest = model.manifest.files.iter().max_by_key(|file| file.size);
         if let Some(file) = largest {
-            let read = measure_disk(&file.path, MOST_READ, LONGEST)?;
-            measured.record_disk(&file.path, read.value);
+            let read = measure_disk(&file.path, MOST_READ, LONGEST)?.value;
+            if let Some(device) = device_of(&file.path) {
+                measured.disks.insert(device, DiskSpeed { read, measured_at: now() });
+            }
         }
     }
     measured.store();
