@@ -58,10 +58,44 @@ fn one_bad_place_stops_the_pass_there_and_everything_before_it_is_right() {
                 file.path == *path && block.stored().offset == *offset
             });
             assert!(failed.is_some_and(|failed| failed.abs_diff(bad) <= 1), "{error}");
+            if bad == 0 {
+                // The pass that failed at its first block is not waited for again.
+                let refused = world.pass(&mut store).unwrap_err();
+                assert_eq!(refused.code(), "stream.order");
+            }
             healthy.store(true, Ordering::SeqCst);
             store.rewind().unwrap();
             world.pass(&mut store).unwrap();
         }
+    });
+}
+
+#[test]
+fn a_disk_that_fails_is_left_alone_until_the_pass_begins_again() {
+    without_hanging(|| {
+        let world = world("LlamaForCausalLM", false, 1);
+        let plan = world.streaming();
+        let failures = Arc::new(AtomicUsize::new(0));
+        let failing = Arc::new(AtomicBool::new(false));
+        let (counter, switch) = (Arc::clone(&failures), Arc::clone(&failing));
+        let source = world.faulty(move |system: &SystemFiles, _, file, offset, buf: &mut [u8]| {
+            if switch.load(Ordering::SeqCst) {
+                counter.fetch_add(1, Ordering::SeqCst);
+                return Err(broken_disk());
+            }
+            system.read_at(file, offset, buf)
+        });
+        let mut store = world.open_from(&plan, source).unwrap();
+        store.expect_passes(Some(1));
+        world.pass(&mut store).unwrap();
+        failing.store(true, Ordering::SeqCst);
+        store.expect_passes(None);
+        assert_eq!(world.pass(&mut store).unwrap_err().code(), "stream.read");
+        // Time for further reads, if there were any.
+        (0..2000).for_each(|_| std::thread::yield_now());
+        drop(store);
+        let readers = StoreOptions::default().readers;
+        assert!((1..=readers).contains(&failures.load(Ordering::SeqCst)));
     });
 }
 
