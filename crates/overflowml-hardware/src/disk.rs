@@ -35,6 +35,7 @@ pub(crate) fn on_mount(root: &Root, path: &Path) -> Option<Disk> {
         rotational,
         free: None,
         direct_io: None,
+        rate: None,
     })
 }
 

@@ -38,6 +38,7 @@ pub fn probe(options: &ProbeOptions) -> Machine {
     let (gpus, libraries) = nvidia::probe(options.live);
     Machine {
         os: std::env::consts::OS.to_owned(),
+        wsl: false,
         cpu: cpu::probe(&root, &container),
         memory: memory::probe(&root, &container),
         container,

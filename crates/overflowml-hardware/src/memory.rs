@@ -27,7 +27,14 @@ pub(crate) fn probe(root: &Root, container: &Container) -> Memory {
     let limits = root.read("/proc/self/limits").unwrap_or_default();
     let lockable = parse_lockable(&limits)
         .map(|lockable| Known::reported(lockable, "/proc/self/limits Max locked memory"));
-    Memory { total, available: available(root, container), lockable }
+    Memory {
+        total,
+        available: available(root, container),
+        lockable,
+        pinnable: None,
+        rate: None,
+        nodes: Vec::new(),
+    }
 }
 
 /// What the kernel calls available, within every control group.

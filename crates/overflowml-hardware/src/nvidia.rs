@@ -10,7 +10,7 @@ use std::time::Duration;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
-use overflowml_types::{Bytes, Gpu, GpuProcess, Known, Library};
+use overflowml_types::{Bytes, Gpu, GpuProcess, Known, Library, Pool, Vendor};
 
 /// How long the driver may take: a sleeping GPU wakes in about a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -71,7 +71,7 @@ fn gpu(index: u32, device: &Device<'_>, driver: Option<String>, live: bool) -> G
     Gpu {
         index,
         name: device.name().unwrap_or_else(|_| "NVIDIA GPU".to_owned()),
-        vendor: "nvidia".to_owned(),
+        vendor: Vendor::Nvidia,
         uuid: device.uuid().ok(),
         pci: device.pci_info().ok().map(|pci| pci.bus_id),
         total: memory.as_ref().map(|memory| known(memory.total, "total memory")),
@@ -80,6 +80,15 @@ fn gpu(index: u32, device: &Device<'_>, driver: Option<String>, live: bool) -> G
             Some((capability.major.try_into().ok()?, capability.minor.try_into().ok()?))
         }),
         driver,
+        pool: Pool::Own,
+        reserved: None,
+        limit: None,
+        rate: None,
+        flops: None,
+        link: None,
+        architecture: None,
+        runtime: None,
+        partition: None,
         processes: if live { processes(device) } else { Vec::new() },
     }
 }

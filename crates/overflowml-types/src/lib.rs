@@ -12,6 +12,7 @@ mod footprint;
 mod layout;
 mod machine;
 mod manifest;
+mod profile;
 mod rate;
 
 pub use bytes::{Bytes, ParseBytesError};
@@ -22,8 +23,12 @@ pub use dtype::DType;
 pub use footprint::{KvLayout, LogitsWanted, ScratchLayout};
 pub use layout::{Access, LayerPart, PassWeight, WeightRole, WeightSpec};
 pub use machine::{
-    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library,
-    Machine, Memory,
+    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library, Link,
+    Machine, Memory, NumaNode, Pool, Vendor,
 };
 pub use manifest::{Component, FileId, FileSpan, Group, GroupKind, Manifest, ModelFile, Tensor};
+pub use profile::{
+    CacheElement, ComponentProfile, Experts, GroupProfile, LayerCache, ModelProfile, ProfileSource,
+    Role, Shape, Task,
+};
 pub use rate::{BytesPerSecond, Seconds};

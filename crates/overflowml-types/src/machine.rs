@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Bytes;
+use crate::{Bytes, BytesPerSecond};
 
 /// What the hardware is, as far as it is known.
 ///
@@ -11,6 +11,9 @@ use crate::Bytes;
 pub struct Machine {
     /// `linux`, `macos` or `windows`.
     pub os: String,
+    /// Linux inside Windows, where the driver belongs to Windows and little memory can be pinned.
+    #[serde(default)]
+    pub wsl: bool,
     /// The processor.
     pub cpu: Cpu,
     /// Main memory.
@@ -19,7 +22,7 @@ pub struct Machine {
     pub container: Container,
     /// The disk under the path that was asked about.
     pub disk: Option<Disk>,
-    /// Accelerators, in the vendor library's order.
+    /// Accelerators that this process may use, in the order in which a program sees them.
     pub gpus: Vec<Gpu>,
     /// Vendor libraries that were looked for.
     pub libraries: Vec<Library>,
@@ -119,6 +122,27 @@ pub struct Memory {
     /// What a process may lock; `None` if there is no limit or it is unknown.
     #[serde(rename = "lockable_bytes")]
     pub lockable: Option<Known<Bytes>>,
+    /// What can be page-locked for copies to an accelerator.
+    #[serde(default, rename = "pinnable_bytes")]
+    pub pinnable: Option<Known<Bytes>>,
+    /// Reading it, all cores together.
+    #[serde(default, rename = "bytes_per_second")]
+    pub rate: Option<Known<BytesPerSecond>>,
+    /// NUMA nodes with memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NumaNode>,
+}
+
+/// Memory and processors that are near each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaNode {
+    /// The system's number for it.
+    pub node: u32,
+    /// Its memory.
+    #[serde(rename = "total_bytes")]
+    pub total: Bytes,
+    /// Its processors, as the system writes lists: `0-7,16-23`.
+    pub cpus: String,
 }
 
 /// Limits of the control groups that this process is in.
@@ -169,34 +193,110 @@ pub struct Disk {
     pub free: Option<Known<Bytes>>,
     /// Whether files on it can be read past the page cache.
     pub direct_io: Option<Known<bool>>,
+    /// Reading large files in order, past the page cache.
+    #[serde(default, rename = "bytes_per_second")]
+    pub rate: Option<Known<BytesPerSecond>>,
 }
 
-/// An accelerator.
+/// An accelerator: a card, a part of one (MIG), or a processor's own GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Position in the vendor library's order.
+    /// Position in the order in which a program sees them.
     pub index: u32,
     /// Its marketing name.
     pub name: String,
-    /// `nvidia` so far.
-    pub vendor: String,
+    /// Who makes it.
+    pub vendor: Vendor,
     /// The vendor's identifier.
+    #[serde(default)]
     pub uuid: Option<String>,
     /// PCI address.
+    #[serde(default)]
     pub pci: Option<String>,
-    /// Installed memory.
-    #[serde(rename = "total_bytes")]
+    /// Memory of its own, or the host's.
+    #[serde(default)]
+    pub pool: Pool,
+    /// Installed memory; for a shared pool the part of it that the GPU can reach.
+    #[serde(default, rename = "total_bytes")]
     pub total: Option<Known<Bytes>>,
     /// Free now.
-    #[serde(rename = "free_bytes")]
+    #[serde(default, rename = "free_bytes")]
     pub free: Option<Known<Bytes>>,
-    /// For example (8, 9).
+    /// Kept back by the driver.
+    #[serde(default, rename = "reserved_bytes")]
+    pub reserved: Option<Known<Bytes>>,
+    /// What one process may use at most: Metal's working-set limit, the budget of Windows.
+    #[serde(default, rename = "limit_bytes")]
+    pub limit: Option<Known<Bytes>>,
+    /// Reading its memory.
+    #[serde(default, rename = "bytes_per_second")]
+    pub rate: Option<Known<BytesPerSecond>>,
+    /// Dense matrix products in 16-bit floating point, in operations per second.
+    #[serde(default, rename = "flops_per_second")]
+    pub flops: Option<Known<f64>>,
+    /// The way to main memory; `None` for a shared pool, or where nobody says.
+    #[serde(default)]
+    pub link: Option<Link>,
+    /// What the vendor's compilers call it: `sm_89`, `gfx1100`, `xe2`, `apple-m4`.
+    #[serde(default)]
+    pub architecture: Option<String>,
+    /// For example (8, 9); NVIDIA only.
+    #[serde(default)]
     pub compute_capability: Option<(u32, u32)>,
     /// Driver version.
+    #[serde(default)]
     pub driver: Option<String>,
+    /// The newest CUDA, ROCm or Level Zero that the driver serves.
+    #[serde(default)]
+    pub runtime: Option<String>,
+    /// Which part of a divided card this is, for example `1g.18gb`.
+    #[serde(default)]
+    pub partition: Option<String>,
     /// Processes that hold memory on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<GpuProcess>,
+}
+
+/// Who makes an accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // each variant is the vendor's own name
+#[non_exhaustive]
+pub enum Vendor {
+    Nvidia,
+    Amd,
+    Intel,
+    Apple,
+    Other,
+}
+
+/// Whose memory an accelerator computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// Its own, behind a link.
+    #[default]
+    Own,
+    /// The host's main memory: moving weights between the two halves of one pool gains nothing.
+    Shared,
+}
+
+/// The way between main memory and an accelerator.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// PCI Express generation: the most that every part of the path can do.
+    pub generation: Option<u32>,
+    /// Lanes: the most that every part of the path can do.
+    pub width: Option<u32>,
+    /// Generation now; an idle link slows down.
+    #[serde(default)]
+    pub current_generation: Option<u32>,
+    /// Lanes now.
+    #[serde(default)]
+    pub current_width: Option<u32>,
+    /// Copying from page-locked main memory.
+    #[serde(default, rename = "bytes_per_second")]
+    pub rate: Option<Known<BytesPerSecond>>,
 }
 
 /// A process that holds accelerator memory.
