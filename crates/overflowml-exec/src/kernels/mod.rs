@@ -5,8 +5,13 @@
 //! the element type and the instruction set only. How many tokens there are, how rows are cut into runs, and which
 //! thread works on them makes no difference to the bits.
 
-mod pairs;
-mod plain;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod narrow;
+mod portable;
+mod tile;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -17,6 +22,7 @@ use half::{bf16, f16};
 use overflowml_stream::{Buffer, StreamError};
 use overflowml_types::{Bytes, DType};
 
+use self::tile::{Lanes, tile};
 use crate::pool::Pool;
 use crate::vector::{Isa, Loop};
 
@@ -162,7 +168,7 @@ impl Kernels {
         let isa = self.isa;
         match input.packing.form {
             Form::F32 => pack(pool, x, input, |x, out: &mut [f32]| out.copy_from_slice(x)),
-            Form::BF16 => pack(pool, x, input, |x, out| isa.run(pairs::Narrow { x, out })),
+            Form::BF16 => pack(pool, x, input, |x, out| isa.run(narrow::Narrow { x, out })),
         }
     }
 
@@ -194,62 +200,36 @@ impl Kernels {
         first_row: usize,
     ) {
         assert!(input.packing == self.packing(matrix.dtype), "prepared for another type");
+        let job = Job { pool, matrix, input, out, stride, first_row };
         match (self.isa, matrix.dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::BF16) => {
-                self.product::<pairs::Pairs, 6, 4>(pool, matrix, input, out, stride, first_row);
+            (Isa::Avx512Bf16, DType::BF16) => self.product::<avx512::Pairs, 6, 4>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16 | Isa::Avx512, DType::F32) => {
+                self.product::<avx512::Widened<f32>, 6, 4>(job);
             }
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16 | Isa::Avx512, dtype) => {
-                self.plain::<16, 6, 4>(pool, dtype, matrix, input, out, stride, first_row);
+            (Isa::Avx512Bf16 | Isa::Avx512, DType::F16) => {
+                self.product::<avx512::Widened<f16>, 6, 4>(job);
             }
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, dtype) => {
-                self.plain::<8, 4, 2>(pool, dtype, matrix, input, out, stride, first_row);
-            }
-            (Isa::Baseline, dtype) => {
-                self.plain::<8, 2, 2>(pool, dtype, matrix, input, out, stride, first_row);
-            }
+            (Isa::Avx512, DType::BF16) => self.product::<avx512::Widened<bf16>, 6, 4>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, DType::F32) => self.product::<avx2::Widened<f32>, 6, 2>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, DType::F16) => self.product::<avx2::Widened<f16>, 6, 2>(job),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, DType::BF16) => self.product::<avx2::Widened<bf16>, 6, 2>(job),
+            (Isa::Baseline, DType::F32) => self.product::<portable::Portable<f32>, 2, 2>(job),
+            (Isa::Baseline, DType::F16) => self.product::<portable::Portable<f16>, 2, 2>(job),
+            (Isa::Baseline, DType::BF16) => self.product::<portable::Portable<bf16>, 2, 2>(job),
+            (_, other) => unreachable!("{other} was refused when the weights were bound"),
         }
     }
 
-    /// [`Self::matmul`] with inputs as `f32` and accumulators of `LANES`.
-    #[allow(clippy::too_many_arguments)] // as `matmul`
-    fn plain<const LANES: usize, const ROWS: usize, const TOKENS: usize>(
-        self,
-        pool: &Pool,
-        dtype: DType,
-        matrix: MatrixRef<'_>,
-        input: &Input,
-        out: &mut [f32],
-        stride: usize,
-        first_row: usize,
-    ) {
-        use plain::Widened;
-        match dtype {
-            DType::F32 => self.product::<Widened<f32, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, out, stride, first_row,
-            ),
-            DType::F16 => self.product::<Widened<f16, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, out, stride, first_row,
-            ),
-            DType::BF16 => self.product::<Widened<bf16, LANES>, ROWS, TOKENS>(
-                pool, matrix, input, out, stride, first_row,
-            ),
-            other => unreachable!("{other} was refused when the weights were bound"),
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)] // as `matmul`
-    fn product<D: Dot, const ROWS: usize, const TOKENS: usize>(
-        self,
-        pool: &Pool,
-        matrix: MatrixRef<'_>,
-        input: &Input,
-        out: &mut [f32],
-        stride: usize,
-        first_row: usize,
-    ) {
+    /// `L` must be for this instruction set.
+    fn product<L: Lanes, const ROWS: usize, const TOKENS: usize>(self, job: Job<'_>) {
+        let Job { pool, matrix, input, out, stride, first_row } = job;
         let (tokens, cols) = (input.tokens, input.cols);
         if matrix.rows == 0 || tokens == 0 {
             return;
@@ -257,10 +237,11 @@ impl Kernels {
         assert!(matrix.cols == cols, "{} columns for an input of {cols}", matrix.cols);
         let end = (tokens - 1) * stride + first_row + matrix.rows;
         assert!(first_row + matrix.rows <= stride && end <= out.len(), "a product's output");
-        let bytes = &matrix.bytes[..matrix.rows * cols * D::BYTES];
+        let bytes = &matrix.bytes[..matrix.rows * cols * L::BYTES];
         let out = Out { start: out.as_mut_ptr(), len: out.len(), stride, first_row };
         let (x, padded) = (input.elements(), input.padded());
-        let product = Product::<D, ROWS, TOKENS> { bytes, cols, x, padded, out, dot: PhantomData };
+        let product =
+            Product::<L, ROWS, TOKENS> { bytes, cols, x, padded, out, lanes: PhantomData };
         let pieces = matrix.rows.div_ceil(pool.threads() * PIECES_PER_THREAD);
         let step = pieces.next_multiple_of(ROWS).min(ROW_BLOCK);
         let next = AtomicUsize::new(0);
@@ -315,40 +296,34 @@ fn pack<T: Element>(
     }
 }
 
-/// Dot products of one element type in one way.
-trait Dot: Sync {
-    /// A prepared activation.
-    type Input: Element;
-    /// Size of a stored weight.
-    const BYTES: usize;
-    /// `[r][t] = Σ rows[r] * tokens[t]`, in an order that depends on the number of columns only.
-    ///
-    /// All `rows` are of the same length. `x` is packed in groups of `T` tokens and has as many steps as the rows, the last filled
-    /// up with zeros.
-    fn tile<const FUSED: bool, const R: usize, const T: usize>(
-        rows: [&[u8]; R],
-        x: &[Self::Input],
-    ) -> [[f32; T]; R];
+/// The arguments of [`Kernels::matmul`].
+struct Job<'a> {
+    pool: &'a Pool,
+    matrix: MatrixRef<'a>,
+    input: &'a Input,
+    out: &'a mut [f32],
+    stride: usize,
+    first_row: usize,
 }
 
 /// A product whose rows threads take piece by piece.
-struct Product<'a, D: Dot, const ROWS: usize, const TOKENS: usize> {
+struct Product<'a, L: Lanes, const ROWS: usize, const TOKENS: usize> {
     bytes: &'a [u8],
     cols: usize,
-    x: &'a [D::Input],
+    x: &'a [L::Input],
     /// Elements of one token in `x`.
     padded: usize,
     out: Out,
-    dot: PhantomData<D>,
+    lanes: PhantomData<L>,
 }
 
 /// Some rows of a product, for one thread.
-struct Part<'a, D: Dot, const ROWS: usize, const TOKENS: usize> {
-    product: &'a Product<'a, D, ROWS, TOKENS>,
+struct Part<'a, L: Lanes, const ROWS: usize, const TOKENS: usize> {
+    product: &'a Product<'a, L, ROWS, TOKENS>,
     rows: Range<usize>,
 }
 
-impl<D: Dot, const ROWS: usize, const TOKENS: usize> Loop for Part<'_, D, ROWS, TOKENS> {
+impl<L: Lanes, const ROWS: usize, const TOKENS: usize> Loop for Part<'_, L, ROWS, TOKENS> {
     type Output = ();
 
     #[inline(always)]
@@ -367,7 +342,7 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Loop for Part<'_, D, ROWS, 
     }
 }
 
-impl<D: Dot, const ROWS: usize, const TOKENS: usize> Part<'_, D, ROWS, TOKENS> {
+impl<L: Lanes, const ROWS: usize, const TOKENS: usize> Part<'_, L, ROWS, TOKENS> {
     /// All rows, [`ROWS`] at a time, with some tokens: a few groups of them, or those that fill no group.
     #[inline(always)]
     fn each_rows<const FUSED: bool>(&self, tokens: Range<usize>, grouped: bool) {
@@ -383,7 +358,7 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Part<'_, D, ROWS, TOKENS> {
     }
 }
 
-impl<D: Dot, const ROWS: usize, const TOKENS: usize> Product<'_, D, ROWS, TOKENS> {
+impl<L: Lanes, const ROWS: usize, const TOKENS: usize> Product<'_, L, ROWS, TOKENS> {
     /// `R` rows from `row` on, with all `tokens`.
     #[inline(always)]
     fn across<const FUSED: bool, const R: usize>(
@@ -393,8 +368,8 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Product<'_, D, ROWS, TOKENS
         grouped: bool,
     ) {
         let rows = std::array::from_fn(|r| {
-            let start = (row + r) * self.cols * D::BYTES;
-            &self.bytes[start..start + self.cols * D::BYTES]
+            let start = (row + r) * self.cols * L::BYTES;
+            &self.bytes[start..start + self.cols * L::BYTES]
         });
         if grouped {
             for token in tokens.step_by(TOKENS) {
@@ -415,7 +390,9 @@ impl<D: Dot, const ROWS: usize, const TOKENS: usize> Product<'_, D, ROWS, TOKENS
         token: usize,
     ) {
         let x = &self.x[token * self.padded..(token + T) * self.padded];
-        let sums = D::tile::<FUSED, R, T>(rows, x);
+        // SAFETY: `Kernels` takes `L` for its own instruction set, and runs this inside `Isa::run`, which has seen that the
+        // processor has it and compiles for it.
+        let sums = unsafe { tile::<L, FUSED, R, T>(rows, x) };
         for (r, sums) in sums.iter().enumerate() {
             for (t, sum) in sums.iter().enumerate() {
                 self.out.set(token + t, row + r, *sum);

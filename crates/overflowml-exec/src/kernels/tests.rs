@@ -164,7 +164,7 @@ fn activations_are_rounded_to_bf16_as_the_half_crate_rounds_them() {
         .collect();
     values.push(f32::MIN_POSITIVE);
     let mut out = vec![bf16::ZERO; values.len()];
-    Isa::detect().run(pairs::Narrow { x: &values, out: &mut out });
+    Isa::detect().run(narrow::Narrow { x: &values, out: &mut out });
     for (value, out) in values.iter().zip(out) {
         let expected = bf16::from_f32(*value);
         assert!(out == expected || out.is_nan() && value.is_nan(), "{value:e} became {out:e}");
