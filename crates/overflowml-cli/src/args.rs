@@ -75,8 +75,9 @@ pub struct InspectArgs {
 #[derive(Debug, Args)]
 pub struct ModelArg {
     /// A Hugging Face folder, a `.safetensors` file with its config.json beside it, or the name of a
-    /// model in the Hugging Face cache, such as `org/name` or `org/name@revision` (`HF_HOME` and
-    /// `HF_HUB_CACHE` move the cache).
+    /// model on the Hugging Face hub, such as `org/name` or `org/name@revision`. To run, it is
+    /// downloaded to the usual cache; to look and plan, only its headers are read. `HF_HOME`,
+    /// `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are obeyed.
     #[arg(value_name = "MODEL")]
     pub model: String,
 }

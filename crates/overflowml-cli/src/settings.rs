@@ -44,7 +44,7 @@ pub fn sampling(args: &SamplingArgs, defaults: &GenerationDefaults) -> anyhow::R
         seed: args.seed,
     };
     in_range("--temperature", sampling.temperature, 0.0, 100.0)?;
-    in_range("--top-p", sampling.top_p, 0.0, 1.0)?;
+    in_range("--top-p", sampling.top_p, f32::MIN_POSITIVE, 1.0)?;
     in_range("--min-p", sampling.min_p, 0.0, 1.0)?;
     in_range("--repetition-penalty", sampling.repetition_penalty, 0.01, 100.0)?;
     Ok(sampling)
@@ -52,7 +52,9 @@ pub fn sampling(args: &SamplingArgs, defaults: &GenerationDefaults) -> anyhow::R
 
 fn in_range(flag: &str, value: f32, low: f32, high: f32) -> anyhow::Result<()> {
     if !(low..=high).contains(&value) {
-        bail!("{flag} is {value}: it must be between {low} and {high}");
+        let least =
+            if low == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("at least {low}") };
+        bail!("{flag} is {value}: it must be {least} and at most {high}");
     }
     Ok(())
 }

@@ -57,9 +57,11 @@ impl Plan {
         } else {
             ("memory", basis(&self.rates.memory))
         };
+        let speed = prediction.decode_tokens_per_second;
+        let digits = if speed < 10.0 { 2 } else { 1 };
         format!(
-            "speed     about {} per token, {:.1} tokens/s; limited by the {what} at {rate}",
-            prediction.seconds_per_token, prediction.decode_tokens_per_second
+            "speed     about {} per token, {speed:.digits$} tokens/s; limited by the {what} at {rate}",
+            prediction.seconds_per_token
         )
     }
 }

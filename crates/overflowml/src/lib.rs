@@ -43,7 +43,7 @@ pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures}
 pub use overflowml_hardware::{ProbeOptions, probe};
 pub use overflowml_plan::{Infeasible, Plan};
 pub use overflowml_types::*;
-pub use paths::{cache_dir, open, resolve};
+pub use paths::{cache_dir, fetch, look, open};
 pub use planner::{Planner, SessionRequest};
 pub use report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings};
 pub use session::{GenerateOptions, Generation, Session};

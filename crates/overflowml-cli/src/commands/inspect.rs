@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 
+use overflowml::hub::Depth;
 use overflowml::{Inspection, inspect};
 
-use super::{Answer, open_model};
+use super::Answer;
 use crate::args::InspectArgs;
 use crate::output;
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<Answer> {
-    let model = open_model(&args.model.model)?;
+    let model = overflowml::look(&args.model.model, Depth::Headers)?;
     let inspection = inspect(&args.model.model, &model);
     if args.json {
         output::json(&inspection)?;

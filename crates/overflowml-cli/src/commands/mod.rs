@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use overflowml::Error;
 
+use crate::progress::ByteBar;
+
 pub mod bench;
 pub mod chat;
 pub mod demo;
@@ -39,12 +41,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The model's files on this machine.
+/// The model's files on this machine, downloaded if they are on the hub only.
 fn local_files(model: &str) -> anyhow::Result<PathBuf> {
-    Ok(overflowml::resolve(model)?)
+    let mut bar = ByteBar::new("downloading");
+    Ok(overflowml::fetch(model, &mut |done, total| bar.update(done, total))?)
 }
 
-/// Opens a model by folder, file or name.
+/// Opens a model by folder, file or name, to run it.
 fn open_model(model: &str) -> anyhow::Result<overflowml::Model> {
     Ok(overflowml::open(&local_files(model)?)?)
 }

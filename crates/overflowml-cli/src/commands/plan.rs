@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
+use overflowml::hub::Depth;
 use overflowml::{Infeasible, LogitsWanted, Plan, Planner, Text};
 use serde_json::json;
 
-use super::{Answer, open_model};
+use super::Answer;
 use crate::args::PlanArgs;
 use crate::{output, settings};
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
-    let model = open_model(&args.model.model)?;
+    let model = overflowml::look(&args.model.model, Depth::Tokenizer)?;
     let (prompt, generate) = (args.prompt_tokens as usize, args.max_new_tokens as usize);
     let request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
     // A run holds the tokenizer too: the plan is to be the one that it will make.
