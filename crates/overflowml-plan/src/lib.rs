@@ -7,6 +7,7 @@
 mod blocks;
 mod choose;
 mod cost;
+pub mod device;
 mod explain;
 mod infeasible;
 mod plan;
