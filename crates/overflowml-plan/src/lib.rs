@@ -10,6 +10,7 @@ mod cost;
 mod explain;
 mod infeasible;
 mod plan;
+pub mod rules;
 mod simulate;
 
 pub use blocks::ALIGNMENT;
