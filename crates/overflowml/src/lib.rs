@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calibration;
+pub mod doctor;
 mod error;
 pub mod hub;
 mod inspect;
@@ -41,7 +42,7 @@ pub use inspect::{GroupSize, Inspection, inspect};
 pub use overflowml_exec::Sampling;
 pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
 pub use overflowml_hardware::{ProbeOptions, probe};
-pub use overflowml_plan::{Infeasible, Plan};
+pub use overflowml_plan::{Infeasible, Plan, rules};
 pub use overflowml_types::*;
 pub use paths::{cache_dir, open, resolve};
 pub use planner::{Planner, SessionRequest};

@@ -9,7 +9,8 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::requirement::{Alternatives, Certainty};
 use super::situation::{
-    Backend, Device, Feature, Kind, Offload, Os, Quantization, Runtime, Situation,
+    Backend, Device, Feature, Kind, Offload, Os, PackageState, Packages, Quantization, Runtime,
+    Situation,
 };
 
 /// The conditions of a rule. An empty list is no condition.
@@ -134,6 +135,15 @@ impl When {
             verdict.and(alternatives.holds_in(&situation.packages), names);
         }
         verdict
+    }
+
+    /// Whether everything that could quantise as the rule says is known not to be installed.
+    pub(crate) fn quantiser_absent(&self, packages: &Packages) -> bool {
+        let absent = |pattern: &QuantPattern| {
+            let package = pattern.backend.and_then(Backend::package);
+            package.is_some_and(|name| packages.state(name) == Some(&PackageState::Absent))
+        };
+        !self.quant.is_empty() && self.quant.iter().all(absent)
     }
 
     /// Whether the machine or the packages are a condition at all.

@@ -166,9 +166,12 @@ pub fn matching(situation: &Situation) -> Vec<Match> {
 /// The rules that would apply on this machine with these packages to a plan that uses what they
 /// are about: those that have a condition on machine or packages, and for which it holds.
 ///
-/// The plan's part of `situation` is not looked at, except its runtimes.
+/// The plan's part of `situation` is not looked at, except its runtimes. Rules about a quantiser
+/// that is not installed are left out.
 pub fn concerning(situation: &Situation) -> Vec<Match> {
-    let asked = rules().iter().filter(|rule| rule.when.asks_of_surroundings());
+    let asked = rules().iter().filter(|rule| {
+        rule.when.asks_of_surroundings() && !rule.when.quantiser_absent(&situation.packages)
+    });
     asked.filter_map(|rule| rule.matched(rule.when.of_surroundings(situation))).collect()
 }
 

@@ -125,6 +125,20 @@ pub enum Backend {
     Nunchaku,
 }
 
+impl Backend {
+    /// The Python package that provides it; `None` if it needs none.
+    pub fn package(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Plain => return None,
+            Self::Bitsandbytes => "bitsandbytes",
+            Self::Gguf => "gguf",
+            Self::Torchao => "torchao",
+            Self::Quanto => "optimum-quanto",
+            Self::Nunchaku => "nunchaku",
+        })
+    }
+}
+
 /// What a number becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -400,6 +400,10 @@ fn what_concerns_a_machine_does_not_depend_on_a_plan() {
     for other in ["lora-after-group-offload", "musubi-fp8-windows", "gguf-sequential-offload"] {
         assert!(!found.contains(&other), "{other} in {found:?}");
     }
+    situation.packages.set("torchao", PackageState::Absent);
+    let found = concerning(&situation);
+    assert!(!found.iter().any(|found| found.rule.id == "torchao-group-offload-device"));
+    assert!(found.iter().any(|found| found.rule.id == "group-offload-record-stream"));
 }
 
 #[test]
