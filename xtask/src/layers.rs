@@ -62,7 +62,7 @@ const SHELLS: &[&str] =
     &["crates/overflowml-formats/src/disk.rs", "crates/overflowml-formats/src/fixture.rs"];
 
 /// What pure crates may depend on from outside; none of it reaches the system.
-const PURE_DEPENDENCIES: &[&str] = &["serde", "serde_json", "thiserror"];
+const PURE_DEPENDENCIES: &[&str] = &["serde", "serde_json", "thiserror", "toml"];
 
 /// Modules of `std` that reach the operating system.
 const SYSTEM_MODULES: &[&str] = &["env", "fs", "net", "os", "process", "thread", "time"];

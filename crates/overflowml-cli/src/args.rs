@@ -47,6 +47,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure this machine's disk, memory and compute speed; predictions then use them.
     Bench(BenchArgs),
+    /// Check this machine, its Python packages and a model; say what to fix.
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +251,23 @@ pub struct BenchArgs {
     /// Read this model's files to time its disk.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Also check whether this model would run here.
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Also write what a bug report needs, without names and serials; a name that ends in `.txt`
+    /// gives plain text.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "overflowml-doctor.json")]
+    pub bundle: Option<PathBuf>,
+    /// Replace the bundle file if it exists.
+    #[arg(long, requires = "bundle")]
+    pub overwrite: bool,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

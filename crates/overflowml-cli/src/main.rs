@@ -51,5 +51,6 @@ fn run(command: Command) -> anyhow::Result<Answer> {
         Command::Synth(args) => commands::synth::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
     }
 }

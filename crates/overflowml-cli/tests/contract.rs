@@ -7,7 +7,8 @@ mod support;
 use serde_json::{Value, json};
 use support::{World, edit_config, stderr, stdout};
 
-const COMMANDS: [&str; 8] = ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench"];
+const COMMANDS: [&str; 9] =
+    ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench", "doctor"];
 
 #[test]
 fn every_command_explains_itself_on_stdout() {

@@ -11,6 +11,7 @@ pub mod device;
 mod explain;
 mod infeasible;
 mod plan;
+pub mod rules;
 mod simulate;
 
 pub use blocks::ALIGNMENT;

@@ -67,6 +67,28 @@ impl Calibration {
         measured
     }
 
+    /// The stored calibration of this machine with `threads`; `None` if there is none. Nothing is measured.
+    pub fn stored(threads: usize) -> Option<Self> {
+        Self::load(&identity(threads))
+    }
+
+    /// No figure measured: the cost model then assumes documented defaults.
+    pub(crate) fn unmeasured(threads: usize) -> Self {
+        Self {
+            version: VERSION,
+            machine: identity(threads),
+            memory: None,
+            flops: None,
+            disks: BTreeMap::new(),
+            measured_at: now(),
+        }
+    }
+
+    /// How long ago compute speed was measured.
+    pub fn age(&self) -> Duration {
+        Duration::from_secs(now().saturating_sub(self.measured_at))
+    }
+
     /// The cost model's rates for reading `model` on this machine.
     pub fn rates_for(&self, model: &Model) -> Rates {
         let device = device_of(&model.root);

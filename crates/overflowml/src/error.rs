@@ -4,6 +4,7 @@ use overflowml_plan::Infeasible;
 use overflowml_stream::StreamError;
 use overflowml_types::Bytes;
 
+use crate::doctor::BundleError;
 use crate::hub::HubError;
 use crate::synth::SynthError;
 use crate::text::TextError;
@@ -33,6 +34,9 @@ pub enum Error {
     /// A synthetic model could not be made.
     #[error(transparent)]
     Synth(#[from] SynthError),
+    /// A bug report's file could not be written.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// Between planning and allocating, other programs took the memory.
     #[error("the plan needs {need} more memory, but only {free} is free now")]
     MemoryTaken {
@@ -64,6 +68,7 @@ impl Error {
             Self::Stream(error) => error.code(),
             Self::Exec(error) => error.code(),
             Self::Synth(error) => error.code(),
+            Self::Bundle(error) => error.code(),
             Self::MemoryTaken { .. } => "session.memory-taken",
             Self::TooShort { .. } => "session.too-short",
         }
@@ -79,6 +84,7 @@ impl Error {
             Self::Stream(error) => error.hint(),
             Self::Exec(error) => error.hint(),
             Self::Synth(error) => error.hint(),
+            Self::Bundle(error) => error.hint(),
             Self::MemoryTaken { free, .. } => Some(format!(
                 "close other programs, or give a budget that fits with `--memory` (below {free})"
             )),

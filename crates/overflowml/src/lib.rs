@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calibration;
+pub mod doctor;
 mod error;
 pub mod hub;
 mod inspect;
@@ -37,11 +38,12 @@ pub mod synth;
 pub mod text;
 
 pub use error::Error;
+pub use hub::local as local_path;
 pub use inspect::{GroupSize, Inspection, inspect};
 pub use overflowml_exec::Sampling;
 pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
 pub use overflowml_hardware::{ProbeOptions, probe};
-pub use overflowml_plan::{Infeasible, Plan};
+pub use overflowml_plan::{Infeasible, Plan, rules};
 pub use overflowml_types::*;
 pub use paths::{cache_dir, fetch, look, open};
 pub use planner::{Planner, SessionRequest};

@@ -58,11 +58,20 @@ impl Planner {
     /// # Errors
     /// If the model cannot be run: unsupported, incomplete or damaged.
     pub fn new(model: &Model, wanted: &SessionRequest) -> Result<Self, Error> {
+        Self::with(model, wanted, Calibration::current)
+    }
+
+    /// The same with the speeds that `calibrate` gives for a number of threads and memory to spare.
+    pub(crate) fn with(
+        model: &Model,
+        wanted: &SessionRequest,
+        calibrate: impl FnOnce(usize, Bytes) -> Calibration,
+    ) -> Result<Self, Error> {
         let spec = model.decoder()?.clone();
         let weights = model.bind()?;
         let threads = wanted.threads.unwrap_or_else(hardware::usable_threads);
         let budget = wanted.memory.unwrap_or_else(free_budget);
-        let calibration = Calibration::current(threads, budget.share(0.25));
+        let calibration = calibrate(threads, budget.share(0.25));
         let overhead = overhead::now();
         // A larger context is asked for as if more were to be generated.
         let needed = wanted.prompt + wanted.generate;

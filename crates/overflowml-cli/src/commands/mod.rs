@@ -10,6 +10,7 @@ pub mod bench;
 pub mod chat;
 pub mod demo;
 pub mod detect;
+pub mod doctor;
 pub mod inspect;
 pub mod plan;
 pub mod run;

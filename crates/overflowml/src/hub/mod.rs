@@ -53,16 +53,10 @@ struct Repository {
 /// # Errors
 /// If it is neither, or cannot be downloaded.
 pub fn fetch(model: &str, progress: &mut dyn FnMut(Bytes, Bytes)) -> Result<PathBuf, HubError> {
-    if let Some(path) = existing(model) {
+    if let Some(path) = local(model) {
         return Ok(path);
     }
     let (name, settings) = (Name::parse(model)?, Settings::from_env());
-    let cache = ModelCache::new(&settings.cache, &name.id);
-    if let Some(folder) = cache.snapshot(&name.revision)
-        && is_complete(&folder)
-    {
-        return Ok(folder);
-    }
     let repository = Repository::open(&name, &settings)?;
     repository.download(&settings.cache, progress)?;
     repository.cache.set_ref(&name.revision, &repository.listing.commit)?;
@@ -87,16 +81,10 @@ const TOKENIZER: [&str; 4] =
 /// # Errors
 /// If there is no such model, or it is damaged.
 pub fn look(model: &str, depth: Depth) -> Result<Model, LookError> {
-    if let Some(path) = existing(model) {
+    if let Some(path) = local(model) {
         return Ok(overflowml_formats::open_model(&path)?);
     }
     let (name, settings) = (Name::parse(model)?, Settings::from_env());
-    let cached = ModelCache::new(&settings.cache, &name.id).snapshot(&name.revision);
-    if let Some(folder) = cached
-        && is_complete(&folder)
-    {
-        return Ok(overflowml_formats::open_model(&folder)?);
-    }
     let repository = Arc::new(Repository::open(&name, &settings)?);
     if depth == Depth::Tokenizer {
         let files = repository.listing.files.iter();
@@ -119,9 +107,15 @@ pub enum LookError {
     Format(#[from] FormatError),
 }
 
-fn existing(model: &str) -> Option<PathBuf> {
+/// Where `model` is on this machine, all of it; nothing is asked of the hub.
+pub fn local(model: &str) -> Option<PathBuf> {
     let path = Path::new(model);
-    (path.exists() || path.is_symlink()).then(|| path.to_owned())
+    if path.exists() || path.is_symlink() {
+        return Some(path.to_owned());
+    }
+    let (name, settings) = (Name::parse(model).ok()?, Settings::from_env());
+    let folder = ModelCache::new(&settings.cache, &name.id).snapshot(&name.revision)?;
+    is_complete(&folder).then_some(folder)
 }
 
 /// Whether a snapshot has all that it says it has; other tools may have left parts only.
