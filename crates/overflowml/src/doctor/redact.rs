@@ -185,7 +185,7 @@ fn map_runs(
         let own = inside(first);
         let end = rest.find(|c| inside(c) != own).unwrap_or(rest.len());
         let run = &rest[..end];
-        match change(run).filter(|_| own) {
+        match own.then(|| change(run)).flatten() {
             Some(changed) => result.push_str(&changed),
             None => result.push_str(run),
         }
