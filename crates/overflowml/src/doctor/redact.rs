@@ -160,7 +160,9 @@ fn address(run: &str) -> Option<String> {
     let octet = |part: &&str| part.parse::<u8>().is_ok();
     // Versions have four numbers, too: theirs are small.
     if octets.len() == 4 && octets.iter().all(octet) && octets.iter().any(|part| part.len() == 3) {
-        return Some(if rest.is_empty() { "<ip>".to_owned() } else { format!("<ip>:{rest}") });
+        let tail = &run[trimmed.len()..];
+        let port = if rest.is_empty() { String::new() } else { format!(":{rest}") };
+        return Some(format!("<ip>{port}{tail}"));
     }
     let groups = parts.len() >= 3 && parts.iter().all(|part| part.len() <= 4);
     let six = groups && parts.len() <= 8 && !run.contains('.') && run.len() >= 9;
