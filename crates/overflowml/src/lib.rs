@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calibration;
+pub mod device;
 pub mod doctor;
 mod error;
 pub mod hub;
