@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use overflowml_types::{Container, Cpu, IsaExtension, Known};
 
+use crate::capture::Capture;
 use crate::root::Root;
 
 const CPUINFO: &str = "/proc/cpuinfo";
 
-pub(crate) fn probe(root: &Root, container: &Container) -> Cpu {
+pub(crate) fn probe(capture: &Capture, container: &Container) -> Cpu {
+    let root = &capture.root;
     let info = parse_cpuinfo(&root.read(CPUINFO).unwrap_or_default());
     let logical = (!info.cores.is_empty())
         .then(|| Known::reported(info.cores.len(), format!("{CPUINFO} processors")));
@@ -16,8 +18,8 @@ pub(crate) fn probe(root: &Root, container: &Container) -> Cpu {
         info.physical(|_| true).map(|cores| Known::reported(cores, format!("{CPUINFO} core ids")));
     Cpu {
         model: name(root),
-        architecture: std::env::consts::ARCH.to_owned(),
-        usable: usable(root, container, &info),
+        architecture: capture.system.architecture.clone(),
+        usable: usable(capture, container, &info),
         logical,
         physical,
         extensions: info.extensions,
@@ -37,8 +39,8 @@ pub(crate) fn name(root: &Root) -> Option<Known<String>> {
 }
 
 /// The least of what affinity, physical cores and the control group's quota allow; at least one.
-fn usable(root: &Root, container: &Container, info: &CpuInfo) -> Known<usize> {
-    let status = root.read("/proc/self/status").unwrap_or_default();
+fn usable(capture: &Capture, container: &Container, info: &CpuInfo) -> Known<usize> {
+    let status = capture.root.read("/proc/self/status").unwrap_or_default();
     let allowed = parse_allowed(&status);
     let is_allowed =
         |processor: usize| allowed.as_ref().is_none_or(|allowed| allowed.contains(&processor));
@@ -53,9 +55,9 @@ fn usable(root: &Root, container: &Container, info: &CpuInfo) -> Known<usize> {
     let known = bounds.into_iter().filter_map(|(count, what)| Some((count?.max(1), what)));
     match known.min_by_key(|&(count, _)| count) {
         Some((count, what)) => Known::reported(count, what),
-        None => match std::thread::available_parallelism() {
-            Ok(count) => Known::reported(count.get(), "the standard library"),
-            Err(_) => Known::assumed(1, "the system does not say"),
+        None => match capture.system.threads {
+            Some(count) => Known::reported(count, "the standard library"),
+            None => Known::assumed(1, "the system does not say"),
         },
     }
 }

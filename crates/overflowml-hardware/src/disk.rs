@@ -2,21 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
-use overflowml_types::{Bytes, Disk, Known};
+use overflowml_types::{Disk, DiskKind, Known};
 
+use crate::os;
 use crate::root::Root;
 
 /// The disk under `path`, which must exist.
 pub(crate) fn under(root: &Root, path: &Path) -> Option<Disk> {
     let path = std::fs::canonicalize(path).ok()?;
-    let mut disk = on_mount(root, &path)?;
-    let space = rustix::fs::statvfs(&path).ok();
-    disk.free = space.map(|space| {
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        Known::reported(Bytes::new(free), "statvfs")
-    });
-    disk.direct_io = direct_io(&path);
+    let mut disk = on_mount(root, &path).unwrap_or_else(|| unknown(&path));
+    disk.free = os::free_space(&path);
+    disk.direct_io = os::direct_io(&path);
     Some(disk)
+}
+
+/// A disk that the system says nothing of, but its space.
+fn unknown(path: &Path) -> Disk {
+    Disk {
+        path: path.to_owned(),
+        device: None,
+        file_system: None,
+        kind: None,
+        rotational: None,
+        free: None,
+        direct_io: None,
+        rate: None,
+    }
 }
 
 /// What the system's files say about the disk under an absolute `path`.
@@ -30,6 +41,7 @@ pub(crate) fn on_mount(root: &Root, path: &Path) -> Option<Disk> {
     });
     Some(Disk {
         path: path.to_owned(),
+        kind: kind(&mount.file_system, device.as_deref()),
         device,
         file_system: Some(mount.file_system),
         rotational,
@@ -85,37 +97,48 @@ fn whole_disk(root: &Root, name: &str) -> String {
     name.map_or(device, |name| name.to_string_lossy().into_owned())
 }
 
-/// Whether a file there can be read past the page cache: tried on `path`, or on a file in it.
-fn direct_io(path: &Path) -> Option<Known<bool>> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{Mode, OFlags, open};
-        use rustix::io::Errno;
-        let file = if path.is_file() { path.to_owned() } else { some_file_in(path)? };
-        match open(&file, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(_) => Some(Known::measured(true, "a file was opened so")),
-            Err(Errno::INVAL) => Some(Known::measured(false, "a file could not be opened so")),
-            Err(_) => None,
-        }
+/// How the file system's disk is attached, by the names that the kernel gives.
+fn kind(file_system: &str, device: Option<&str>) -> Option<Known<DiskKind>> {
+    let by_file_system = match file_system {
+        // `9p` is also how virtual machines see their host's files, drives of Windows among them.
+        "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "lustre" | "fuse.sshfs" | "9p" | "virtiofs"
+        | "drvfs" | "afs" | "beegfs" | "fuse.gcsfuse" | "fuse.s3fs" => Some(DiskKind::Network),
+        "tmpfs" | "ramfs" => Some(DiskKind::Memory),
+        "overlay" => Some(DiskKind::Layered),
+        _ => None,
+    };
+    if let Some(kind) = by_file_system {
+        return Some(Known::reported(kind, format!("file system {file_system}")));
     }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = path;
-        None
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn some_file_in(folder: &Path) -> Option<PathBuf> {
-    const ENOUGH: usize = 64;
-    let entries = std::fs::read_dir(folder).ok()?.flatten().take(ENOUGH);
-    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-    files.map(|entry| entry.path()).next()
+    let device = device?;
+    let prefixes = [
+        ("nvme", DiskKind::Nvme),
+        ("mmcblk", DiskKind::Flash),
+        ("vd", DiskKind::Virtual),
+        ("xvd", DiskKind::Virtual),
+        ("sd", DiskKind::Sata),
+    ];
+    let (_, kind) = prefixes.into_iter().find(|(prefix, _)| device.starts_with(prefix))?;
+    Some(Known::reported(kind, format!("device name {device}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use overflowml_types::Bytes;
+
     use super::*;
+
+    #[test]
+    fn disks_are_told_by_file_system_and_device_name() {
+        let of = |system, device| kind(system, device).map(|kind| kind.value);
+        assert_eq!(of("ext4", Some("nvme0n1")), Some(DiskKind::Nvme));
+        assert_eq!(of("xfs", Some("sda")), Some(DiskKind::Sata));
+        assert_eq!(of("ext4", Some("vda")), Some(DiskKind::Virtual));
+        assert_eq!(of("ext4", Some("mmcblk0")), Some(DiskKind::Flash));
+        assert_eq!(of("nfs4", None), Some(DiskKind::Network));
+        assert_eq!(of("tmpfs", None), Some(DiskKind::Memory));
+        assert_eq!(of("ext4", Some("dm-0")), None, "what is below is not said");
+    }
 
     #[test]
     fn the_deepest_mount_is_found_and_blanks_in_its_name_are_read() {

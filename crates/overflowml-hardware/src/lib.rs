@@ -1,25 +1,46 @@
-//! What this machine is: processor, memory within every control group, the disk under a path, NVIDIA GPUs.
+//! What this machine is: processor, memory within every control group, the disk under a path, accelerators.
 //!
-//! The system is asked through small text files; each is read by a pure parser that is tested on captured text.
-//! What is absent is a value ([`Library::Absent`](overflowml_types::Library), `None`), never an error, and every number says
-//! where it comes from.
+//! The system is asked through small text files and vendors' libraries; what they say is a capture, and what follows
+//! from a capture is computed by pure functions that are tested on captured machines. What is absent is a value
+//! ([`Library::Absent`](overflowml_types::Library), `None`), never an error, and every number says where it comes from.
+//! No context is created on an accelerator.
 #![forbid(unsafe_code)]
 
+mod amd;
+mod apple;
+mod ask;
+mod assemble;
+mod capture;
+pub mod catalogue;
 mod cgroup;
 mod cpu;
 mod disk;
+mod intel;
 mod memory;
+mod numa;
 mod nvidia;
+mod nvml;
+mod os;
+mod pcie;
 mod root;
+mod sysfs;
+mod visible;
+mod windows;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use overflowml_types::{Bytes, Disk, Known, Machine};
-#[cfg(test)]
-use overflowml_types::{Cpu, Memory};
 
+pub use crate::ask::serve_probe;
+use crate::ask::{Question, ask};
+use crate::capture::{Capture, System, VARIABLES};
 pub use crate::memory::ProcessMemory;
+use crate::nvidia::NvmlState;
 use crate::root::Root;
+
+/// How long a vendor's library may take: with the rest, two seconds in all.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What to look at.
 #[derive(Clone, Debug, Default)]
@@ -28,58 +49,101 @@ pub struct ProbeOptions {
     pub path: Option<PathBuf>,
     /// Also list the processes that hold accelerator memory.
     pub live: bool,
+    /// NVIDIA's management library, instead of the system's; `$OVERFLOWML_NVML` does the same.
+    pub nvml: Option<PathBuf>,
+    /// How long a vendor's library may take; `$OVERFLOWML_PROBE_SECONDS` does the same. A server whose driver is not
+    /// kept loaded can need many seconds.
+    pub patience: Option<Duration>,
 }
 
 /// Looks at this machine.
+///
+/// Answers within two seconds, whatever drivers do, unless more patience is asked for.
 pub fn probe(options: &ProbeOptions) -> Machine {
-    let root = Root::system();
-    let container = cgroup::container(&root);
-    let disk = options.path.as_deref().and_then(|path| disk::under(&root, path));
-    let (gpus, libraries) = nvidia::probe(options.live);
-    Machine {
+    let mut capture = of_system();
+    let patience = options.patience.or_else(patience_of_user).unwrap_or(PATIENCE);
+    os::look(&mut capture, patience);
+    capture.nvml = ask_nvml(options, patience);
+    let disk = options.path.as_deref().and_then(|path| disk::under(&capture.root, path));
+    assemble::machine(&capture, disk)
+}
+
+/// What the system says without asking a vendor.
+fn of_system() -> Capture {
+    let value = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+    let system = System {
         os: std::env::consts::OS.to_owned(),
-        wsl: false,
-        cpu: cpu::probe(&root, &container),
-        memory: memory::probe(&root, &container),
-        container,
-        disk,
-        gpus,
-        libraries,
+        architecture: std::env::consts::ARCH.to_owned(),
+        path: None,
+        threads: std::thread::available_parallelism().ok().map(usize::from),
+        host: os::host_facts(),
+    };
+    Capture {
+        system,
+        root: Root::system(),
+        env: VARIABLES.iter().filter_map(|&name| Some((name.to_owned(), value(name)?))).collect(),
+        nvml: NvmlState::Absent { looked_in: Vec::new() },
+        sysctl: None,
+        vm_stat: None,
+        ioreg: None,
+        metal: None,
+        registry: None,
+        dxgi: None,
     }
+}
+
+fn ask_nvml(options: &ProbeOptions, patience: Duration) -> NvmlState {
+    let named = options.nvml.as_ref().map(|path| path.display().to_string());
+    let named = named.or_else(|| set("OVERFLOWML_NVML"));
+    let libraries = match named.map_or_else(os::nvml_libraries, |named| Ok(vec![named])) {
+        Ok(libraries) => libraries,
+        Err(looked_in) => return NvmlState::Absent { looked_in },
+    };
+    let library = libraries.first().cloned().unwrap_or_default();
+    let question = Question::Nvml { libraries, live: options.live };
+    ask(question, patience).unwrap_or_else(|error| NvmlState::Failed { library, error })
+}
+
+fn patience_of_user() -> Option<Duration> {
+    let seconds: f64 = set("OVERFLOWML_PROBE_SECONDS")?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// An environment variable that is not empty.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What a new process could use without swapping, within every control group.
 pub fn available_memory() -> Known<Bytes> {
-    let root = Root::system();
-    memory::available(&root, &cgroup::container(&root))
+    assemble::available(&of_host())
 }
 
 /// What this process holds; `None` where the system does not say.
 pub fn process_memory() -> Option<ProcessMemory> {
-    memory::of_process(&Root::system())
+    os::process_memory()
 }
 
 /// Threads worth starting: affinity, control-group quota rounded down, physical cores.
 pub fn usable_threads() -> usize {
-    let root = Root::system();
-    cpu::probe(&root, &cgroup::container(&root)).usable.value
+    assemble::processor(&of_host()).usable.value
 }
 
 /// The processor's marketing name.
 pub fn cpu_name() -> Option<String> {
-    cpu::name(&Root::system()).map(|name| name.value)
+    assemble::processor(&of_host()).model.map(|name| name.value)
 }
 
-/// The disk under `path`; `None` if the path does not exist or the system does not say.
+/// The disk under `path`; `None` if the path does not exist.
 pub fn disk_under(path: &Path) -> Option<Disk> {
     disk::under(&Root::system(), path)
 }
 
-/// The parts of a machine that its files tell: what tests look at.
-#[cfg(test)]
-fn probe_files(root: &Root) -> (Cpu, Memory) {
-    let container = cgroup::container(root);
-    (cpu::probe(root, &container), memory::probe(root, &container))
+/// What is needed to know processor and memory.
+fn of_host() -> Capture {
+    let mut capture = of_system();
+    os::look_at_host(&mut capture);
+    capture
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub(crate) fn available(root: &Root, container: &Container) -> Known<Bytes> {
     }
 }
 
+/// Linux only: what `/proc/self/status` says.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(crate) fn of_process(root: &Root) -> Option<ProcessMemory> {
     let status = root.read("/proc/self/status")?;
     Some(ProcessMemory { rss: field(&status, "VmRSS")?, peak_rss: field(&status, "VmHWM") })
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn this_process_holds_something() {
-        let Some(memory) = of_process(&Root::system()) else { return };
+        let Some(memory) = crate::process_memory() else { return };
         assert!(memory.rss > Bytes::kib(100));
         assert!(memory.peak_rss.is_none_or(|peak| peak >= memory.rss));
     }

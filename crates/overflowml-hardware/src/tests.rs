@@ -2,15 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use overflowml_types::{Basis, Bytes, IsaExtension};
+use overflowml_types::{Basis, Bytes, Cpu, IsaExtension, Memory};
 
+use crate::capture::Capture;
 use crate::root::Root;
-use crate::{cgroup, disk, probe_files};
+use crate::{cgroup, cpu, disk, memory};
 
 fn machine(name: &str) -> Root {
     let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/machines").join(name);
     assert!(home.is_dir(), "{} is missing", home.display());
     Root::at(home)
+}
+
+/// The parts of a machine that its files alone tell.
+fn probe_files(root: &Root) -> (Cpu, Memory) {
+    let capture = Capture::read(root.path("/"));
+    let container = cgroup::container(root);
+    (cpu::probe(&capture, &container), memory::probe(root, &container))
 }
 
 #[test]

@@ -23,8 +23,8 @@ pub use dtype::DType;
 pub use footprint::{KvLayout, LogitsWanted, ScratchLayout};
 pub use layout::{Access, LayerPart, PassWeight, WeightRole, WeightSpec};
 pub use machine::{
-    Basis, CgroupLimit, Container, Cpu, Disk, Gpu, GpuProcess, IsaExtension, Known, Library, Link,
-    Machine, Memory, NumaNode, Pool, Vendor,
+    Basis, CgroupLimit, Container, Cpu, Disk, DiskKind, Gpu, GpuProcess, IsaExtension, Known,
+    Library, Link, Machine, Memory, NumaNode, Pool, Vendor,
 };
 pub use manifest::{Component, FileId, FileSpan, Group, GroupKind, Manifest, ModelFile, Tensor};
 pub use profile::{

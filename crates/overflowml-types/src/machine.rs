@@ -186,6 +186,9 @@ pub struct Disk {
     pub device: Option<String>,
     /// The file system, for example `ext4`.
     pub file_system: Option<String>,
+    /// How it is attached; `None` where the system does not say.
+    #[serde(default)]
+    pub kind: Option<Known<DiskKind>>,
     /// What the kernel says; virtual disks often say it wrongly.
     pub rotational: Option<Known<bool>>,
     /// Free for an ordinary user.
@@ -196,6 +199,27 @@ pub struct Disk {
     /// Reading large files in order, past the page cache.
     #[serde(default, rename = "bytes_per_second")]
     pub rate: Option<Known<BytesPerSecond>>,
+}
+
+/// How a disk is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DiskKind {
+    /// NVM Express.
+    Nvme,
+    /// SATA, SAS or USB: what the kernel calls `sd`.
+    Sata,
+    /// SD cards and soldered flash.
+    Flash,
+    /// A virtual machine's disk: what is behind it is unknown.
+    Virtual,
+    /// A file system on another machine, or on the host of this virtual machine.
+    Network,
+    /// A file system in main memory.
+    Memory,
+    /// Layers of a container image; the disk below is unknown.
+    Layered,
 }
 
 /// An accelerator: a card, a part of one (MIG), or a processor's own GPU.
@@ -222,6 +246,10 @@ pub struct Gpu {
     /// Free now.
     #[serde(default, rename = "free_bytes")]
     pub free: Option<Known<Bytes>>,
+    /// For a shared pool: the part of `free` that main memory does not count, because the firmware carved it out. The
+    /// rest of `free` is the host's available memory, seen from the other side.
+    #[serde(default, rename = "dedicated_bytes")]
+    pub dedicated: Option<Known<Bytes>>,
     /// Kept back by the driver.
     #[serde(default, rename = "reserved_bytes")]
     pub reserved: Option<Known<Bytes>>,
@@ -304,6 +332,9 @@ pub struct Link {
 pub struct GpuProcess {
     /// Process id.
     pub pid: u32,
+    /// The program's short name; `None` where the system does not say.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Memory in use; `None` where the driver does not say.
     #[serde(rename = "used_bytes")]
     pub used: Option<Bytes>,
@@ -333,5 +364,12 @@ pub enum Library {
         name: String,
         /// In its own words.
         error: String,
+    },
+    /// A device that works, but that this process may not see.
+    Hidden {
+        /// The device.
+        name: String,
+        /// The setting that hides it, for example `CUDA_VISIBLE_DEVICES=1`.
+        by: String,
     },
 }

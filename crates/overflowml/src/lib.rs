@@ -43,7 +43,7 @@ pub use hub::local as local_path;
 pub use inspect::{GroupSize, Inspection, inspect};
 pub use overflowml_exec::Sampling;
 pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
-pub use overflowml_hardware::{ProbeOptions, probe};
+pub use overflowml_hardware::{ProbeOptions, catalogue, probe, serve_probe};
 pub use overflowml_plan::{Infeasible, Plan, rules};
 pub use overflowml_types::*;
 pub use paths::{cache_dir, fetch, look, open};

@@ -9,7 +9,11 @@ use crate::args::DetectArgs;
 use crate::output;
 
 pub fn run(args: &DetectArgs) -> anyhow::Result<Answer> {
-    let machine = probe(&ProbeOptions { path: Some(args.path.clone()), live: args.live });
+    let machine = probe(&ProbeOptions {
+        path: Some(args.path.clone()),
+        live: args.live,
+        ..ProbeOptions::default()
+    });
     if args.json {
         output::json(&machine)?;
     } else {
@@ -123,6 +127,7 @@ fn why_no_gpu(libraries: &[Library]) -> String {
         .filter_map(|library| match library {
             Library::Absent { name, .. } => Some(format!("{name} not found")),
             Library::Failed { name, error } => Some(format!("{name}: {error}")),
+            Library::Hidden { name, by } => Some(format!("{name} is hidden by {by}")),
             Library::Present { .. } => None,
         })
         .collect();

@@ -1,7 +1,7 @@
 //! What of a machine a plan may count on: free memory less reserves, and rates with their basis.
 
 use overflowml_types::{
-    Basis, Bytes, BytesPerSecond, Gpu, IsaExtension, Known, Machine, Pool, Vendor,
+    Basis, Bytes, BytesPerSecond, DiskKind, Gpu, IsaExtension, Known, Machine, Pool, Vendor,
 };
 use serde::Serialize;
 
@@ -193,15 +193,19 @@ fn default_host_memory(machine: &Machine) -> Known<BytesPerSecond> {
 /// Never a fast one without a reason.
 fn default_disk(machine: &Machine) -> Known<BytesPerSecond> {
     let disk = machine.disk.as_ref();
-    let device = disk.and_then(|disk| disk.device.clone()).unwrap_or_default();
-    let rotational = disk.and_then(|disk| disk.rotational.as_ref()).map(|known| known.value);
-    if device.starts_with("nvme") {
-        assumed(2.0, "an NVMe disk; `bench --calibrate` measures it")
-    } else if rotational == Some(true) && !device.starts_with("vd") {
-        assumed(0.12, "a rotating disk; `bench --calibrate` measures it")
-    } else {
-        assumed(0.5, "a disk of unknown kind; `bench --calibrate` measures it")
-    }
+    let kind = disk.and_then(|disk| disk.kind.as_ref()).map(|known| known.value);
+    let rotational =
+        disk.and_then(|disk| disk.rotational.as_ref()).is_some_and(|known| known.value);
+    let (rate, what) = match kind {
+        Some(DiskKind::Nvme) => (2.0, "an NVMe disk"),
+        Some(DiskKind::Sata) if rotational => (0.12, "a rotating disk"),
+        Some(DiskKind::Sata) => (0.5, "a SATA SSD"),
+        Some(DiskKind::Flash) => (0.08, "an SD card"),
+        Some(DiskKind::Network) => (0.1, "a network file system"),
+        Some(DiskKind::Memory) => (5.0, "a file system in main memory"),
+        _ => (0.5, "a disk of unknown kind"),
+    };
+    assumed(rate, &format!("{what}; `bench --calibrate` measures it"))
 }
 
 fn flops(gpu: &Gpu) -> Known<f64> {

@@ -60,7 +60,7 @@ struct Facts {
 pub fn diagnose(options: &DoctorOptions) -> Diagnosis {
     let path = options.model.as_deref().and_then(crate::local_path);
     let path = path.unwrap_or_else(|| PathBuf::from("."));
-    let machine = probe(&ProbeOptions { path: Some(path), live: false });
+    let machine = probe(&ProbeOptions { path: Some(path), ..ProbeOptions::default() });
     let device = machine.disk.as_ref().and_then(|disk| disk.device.as_deref());
     let host = host::probe(machine.cpu.usable.value, device);
     let model = options.model.as_deref().map(|model| model::look(model, &machine));

@@ -1,0 +1,140 @@
+//! Asking vendors' libraries without trusting them: in a process of its own, for a limited time.
+//!
+//! The process is this program, started again with a hidden argument, which [`serve_probe`] answers. A program that
+//! does not call it cannot be started again so; then a thread asks, which a hung driver can keep, but not this program.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::nvml;
+
+/// The hidden first argument; the second is the question.
+const ARGUMENT: &str = "--overflowml-ask-a-driver";
+
+/// Drivers may write to the standard output, too.
+const MARK: &str = "overflowml-answer:";
+
+/// Whether this program answers the hidden argument.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// A question that a driver could hang on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Question {
+    Nvml {
+        libraries: Vec<String>,
+        live: bool,
+    },
+    /// macOS only.
+    Metal,
+}
+
+/// Why there is no answer, in words.
+pub(crate) type NoAnswer = String;
+
+/// Answers if this process was started to ask a driver, and says whether it was: then the caller ends.
+///
+/// To be called first in `main`, before arguments are read. Without it, drivers are asked in this process.
+pub fn serve_probe() -> bool {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_none_or(|first| first != ARGUMENT) {
+        SERVES.store(true, Ordering::Relaxed);
+        return false;
+    }
+    let question = arguments.next().and_then(|text| text.into_string().ok());
+    let answer =
+        question.and_then(|text| serde_json::from_str(&text).ok()).and_then(|q| answer(&q));
+    if let Some(answer) = answer {
+        // The parent may be gone; there is nobody else to tell.
+        let _ = writeln!(std::io::stdout().lock(), "\n{MARK}{answer}");
+    }
+    true
+}
+
+fn answer(question: &Question) -> Option<String> {
+    match question {
+        Question::Nvml { libraries, live } => {
+            serde_json::to_string(&nvml::ask(libraries, *live)).ok()
+        }
+        Question::Metal => serde_json::to_string(&crate::os::metal()).ok(),
+    }
+}
+
+/// The answer, if it comes within `patience`.
+pub(crate) fn ask<T: DeserializeOwned>(
+    question: Question,
+    patience: Duration,
+) -> Result<T, NoAnswer> {
+    let text = match start(&question) {
+        Some(child) => hear(child, patience)?,
+        None => ask_here(question, patience)?,
+    };
+    serde_json::from_str(&text).map_err(|error| format!("its answer is not readable: {error}"))
+}
+
+/// This program again, asking.
+fn start(question: &Question) -> Option<Child> {
+    if !SERVES.load(Ordering::Relaxed) {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?;
+    Command::new(program)
+        .arg(ARGUMENT)
+        .arg(serde_json::to_string(question).ok()?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()
+}
+
+fn hear(mut child: Child, patience: Duration) -> Result<String, NoAnswer> {
+    let (sender, receiver) = mpsc::channel();
+    let mut output = child.stdout.take();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = output.as_mut().map(|output| output.read_to_end(&mut bytes));
+        // Nobody listens any more if it took too long.
+        let _ = sender.send((read.is_some_and(|read| read.is_ok()), bytes));
+    });
+    let heard = receiver.recv_timeout(patience);
+    if heard.is_err() {
+        // Ignored: it may have ended just now. One that a driver holds cannot be ended at all.
+        let _ = child.kill();
+    }
+    let Ok((true, bytes)) = heard else {
+        std::thread::spawn(move || child.wait());
+        return Err(late(patience));
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    if let Some(answer) = text.lines().find_map(|line| line.strip_prefix(MARK)) {
+        std::thread::spawn(move || child.wait());
+        return Ok(answer.to_owned());
+    }
+    // Its output is closed, so it is ending.
+    let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+    Err(format!("the process that asked it ended without an answer ({how})"))
+}
+
+fn ask_here(question: Question, patience: Duration) -> Result<String, NoAnswer> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(answer(&question));
+    });
+    match receiver.recv_timeout(patience) {
+        Ok(Some(text)) => Ok(text),
+        Ok(None) => Err("it has no answer".to_owned()),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(late(patience)),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err("asking it failed".to_owned()),
+    }
+}
+
+fn late(patience: Duration) -> NoAnswer {
+    format!("no answer within {:.1} seconds", patience.as_secs_f64())
+}
