@@ -54,6 +54,26 @@ impl Config {
         }
     }
 
+    /// The class of a model or of a pipeline's component: what `diffusers` wrote, else the
+    /// architecture.
+    pub(crate) fn class(&self) -> Option<String> {
+        let class = self.object.get("_class_name").and_then(Value::as_str);
+        class.map(str::to_owned).or_else(|| self.architecture())
+    }
+
+    /// The sizes of a decoder that runs, even where something else keeps this one from running;
+    /// `None` for other architectures.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the field that is missing or impossible.
+    pub(crate) fn sizes(&self) -> Result<Option<DecoderSpec>, ConfigError> {
+        let name = self.architecture().ok_or(ConfigError::NoArchitecture)?;
+        match FAMILIES.iter().find(|family| family.architecture == name) {
+            Some(family) => decoder::sizes(family, &self.fields_of(family)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// What the model computes.
     ///
     /// # Errors

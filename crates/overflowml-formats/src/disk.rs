@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use overflowml_types::Bytes;
+use overflowml_types::{Bytes, ModelProfile};
 
 use crate::model::open_model_in;
+use crate::profile::profile_in;
 use crate::{FileProblem, FormatError, Model, ModelDir, OpenFile, limits};
 
 /// Opens the model at `path`: a folder in the Hugging Face layout, or a `.safetensors` file
@@ -18,17 +19,36 @@ use crate::{FileProblem, FormatError, Model, ModelDir, OpenFile, limits};
 /// [`FormatError`] naming the file that is missing, unreadable or malformed. A model that is
 /// intact but cannot be run opens: [`Model::decoder`] says why.
 pub fn open_model(path: &Path) -> Result<Model, FormatError> {
+    let (folder, file) = locate(path)?;
+    open_model_in(&folder, file)
+}
+
+/// What a planner needs to know of the model at `path`: a folder in the Hugging Face layout with or
+/// without weights, or a `.safetensors` file.
+///
+/// Reads headers and small text files, never weights. Blocks.
+///
+/// # Errors
+/// [`FormatError`] naming the file that is missing, unreadable or malformed, or
+/// [`FormatError::NoSizes`] where there are no weights and the configuration does not tell sizes.
+pub fn open_profile(path: &Path) -> Result<ModelProfile, FormatError> {
+    let (folder, file) = locate(path)?;
+    profile_in(&folder, file)
+}
+
+/// The folder of a path and, if it is not that itself, the weights file in it.
+fn locate(path: &Path) -> Result<(Folder, Option<&str>), FormatError> {
     let problem = |problem| FormatError::File { path: path.to_owned(), problem };
     let kind = fs::metadata(path).map_err(|error| problem(explain(path, error)))?;
     if kind.is_dir() {
-        return open_model_in(&Folder { path: path.to_owned() }, None);
+        return Ok((Folder { path: path.to_owned() }, None));
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !name.ends_with(".safetensors") {
         return Err(FormatError::UnsupportedFile { path: path.to_owned() });
     }
     let parent = path.parent().unwrap_or(Path::new("")).to_owned();
-    open_model_in(&Folder { path: parent }, Some(name))
+    Ok((Folder { path: parent }, Some(name)))
 }
 
 /// A folder on disk.

@@ -22,6 +22,13 @@ pub enum FormatError {
     /// A folder without weights.
     #[error("`{}` holds no .safetensors file{}", path.display(), found_instead(found))]
     NoWeights { path: PathBuf, found: Vec<String> },
+    /// A folder without weights whose configuration does not tell sizes either.
+    #[error("`{}` has no weights beside it, and {error}", path.display())]
+    NoSizes {
+        path: PathBuf,
+        #[source]
+        error: ConfigError,
+    },
     /// Several weight files and nothing that says how they belong together.
     #[error(
         "`{}` holds {count} .safetensors files, but neither `model.safetensors` nor \
@@ -79,6 +86,7 @@ impl FormatError {
             Self::File { problem, .. } => problem.code(),
             Self::UnsupportedFile { .. } => "formats.unsupported-file",
             Self::NoWeights { .. } => "formats.no-weights",
+            Self::NoSizes { error, .. } => error.code(),
             Self::NoIndex { .. } => "formats.no-index",
             Self::TooManyFiles { .. } => "formats.too-many-files",
             Self::TooLarge { .. } => "formats.file-too-large",
@@ -111,7 +119,7 @@ impl FormatError {
             }
             Self::Header { error, .. } => error.hint(),
             Self::Index { error, .. } => error.hint(),
-            Self::Config { error, .. } => error.hint(),
+            Self::Config { error, .. } | Self::NoSizes { error, .. } => error.hint(),
             Self::Bind { error, .. } => error.hint(),
         }
     }

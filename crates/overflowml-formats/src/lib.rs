@@ -21,14 +21,17 @@ mod groups;
 mod index;
 pub mod limits;
 mod model;
+mod paper;
+mod profile;
 pub mod safetensors;
 
 pub use bind::{BindError, bind, unused_tensors};
 pub use config::{Config, ConfigError, parse_config, supported_architectures};
 pub use dir::{FileProblem, ModelDir, OpenFile};
-pub use disk::open_model;
+pub use disk::{open_model, open_profile};
 pub use error::FormatError;
 pub use generation::{GenerationDefaults, parse_generation_config};
 pub use index::{Index, IndexError, parse_index};
 pub use model::{Model, ModelFiles, open_model_in};
+pub use profile::profile_in;
 pub use safetensors::{Header, HeaderBuilder, HeaderError, HeaderTensor};

@@ -50,5 +50,8 @@ pub const VOCAB: usize = 1 << 24;
 /// `max_position_embeddings` and sliding windows, in tokens.
 pub const CONTEXT: usize = 1 << 30;
 
+/// Tensors of a model on paper; experts of a layer count once.
+pub const PIECES: usize = 1 << 19;
+
 /// Token ids that end a text.
 pub const STOP_TOKENS: usize = 4096;

@@ -81,9 +81,11 @@ impl Model {
 pub fn open_model_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<Model, FormatError> {
     let root = dir.path(file.unwrap_or_default());
     let names = file_names(dir)?;
-    let manifest = match file {
-        Some(file) => read_single(dir, file)?,
-        None => read_folder(dir, &names)?,
+    let manifest = match read_weights(dir, &names, file)? {
+        Weights::Found(manifest) => manifest,
+        Weights::None { found } => {
+            return Err(FormatError::NoWeights { path: dir.path(""), found });
+        }
     };
     let path_of = |name: &str| names.contains(name).then(|| dir.path(name));
     let files = ModelFiles {
@@ -102,7 +104,7 @@ pub fn open_model_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<Model, 
     Ok(Model { root, manifest, architecture, decoder, generation, files })
 }
 
-fn file_names<D: ModelDir>(dir: &D) -> Result<BTreeSet<String>, FormatError> {
+pub(crate) fn file_names<D: ModelDir>(dir: &D) -> Result<BTreeSet<String>, FormatError> {
     let path = || dir.path("");
     let names = dir.names().map_err(|problem| FormatError::File { path: path(), problem })?;
     if names.len() > limits::FOLDER_ENTRIES {
@@ -111,7 +113,7 @@ fn file_names<D: ModelDir>(dir: &D) -> Result<BTreeSet<String>, FormatError> {
     Ok(names.into_iter().collect())
 }
 
-fn read_config<D: ModelDir>(dir: &D) -> Result<Option<Config>, FormatError> {
+pub(crate) fn read_config<D: ModelDir>(dir: &D) -> Result<Option<Config>, FormatError> {
     let Some(bytes) = read_small(dir, CONFIG, limits::CONFIG)? else { return Ok(None) };
     let wrong = |error| FormatError::Config { path: dir.path(CONFIG), error };
     parse_config(&bytes).map(Some).map_err(wrong)
@@ -130,19 +132,41 @@ fn read_generation<D: ModelDir>(
     Ok(own.or_from_config(&config.map_or(Fields::new(&none), Config::fields)))
 }
 
+/// The weights of a folder.
+pub(crate) enum Weights {
+    Found(Manifest),
+    /// None that are read; a few of other formats.
+    None {
+        found: Vec<String>,
+    },
+}
+
+/// The weights file `file` if one is named, else what the folder holds.
+pub(crate) fn read_weights<D: ModelDir>(
+    dir: &D,
+    names: &BTreeSet<String>,
+    file: Option<&str>,
+) -> Result<Weights, FormatError> {
+    match file {
+        Some(file) => read_single(dir, file).map(Weights::Found),
+        None => read_folder(dir, names),
+    }
+}
+
 /// Decides as `transformers` does: the single file, else the index; else the only file there is.
-fn read_folder<D: ModelDir>(dir: &D, names: &BTreeSet<String>) -> Result<Manifest, FormatError> {
+fn read_folder<D: ModelDir>(dir: &D, names: &BTreeSet<String>) -> Result<Weights, FormatError> {
     if names.contains(SINGLE) {
-        return read_single(dir, SINGLE);
+        return read_single(dir, SINGLE).map(Weights::Found);
     }
     if let Some(bytes) = read_small(dir, INDEX, limits::INDEX)? {
         let wrong = |error| FormatError::Index { path: dir.path(INDEX), error };
-        return read_shards(dir, &parse_index(&bytes).map_err(wrong)?);
+        let index = parse_index(&bytes).map_err(wrong)?;
+        return read_shards(dir, &index).map(Weights::Found);
     }
     let weights: Vec<_> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
     match weights.as_slice() {
-        [] => Err(FormatError::NoWeights { path: dir.path(""), found: other_weights(names) }),
-        [only] => read_single(dir, only),
+        [] => Ok(Weights::None { found: other_weights(names) }),
+        [only] => read_single(dir, only).map(Weights::Found),
         several => Err(FormatError::NoIndex { path: dir.path(""), count: several.len() }),
     }
 }

@@ -1,6 +1,6 @@
 //! Puts a [`DecoderSpec`] together from a family's rules and a model's fields.
 
-use overflowml_types::{Activation, DecoderSpec, Scales};
+use overflowml_types::{Activation, DecoderSpec, RopeSpec, Scales};
 
 use super::families::{Bias, Family, ScaleRule, SoftCap};
 use super::{ConfigError, Fields, layers, rope};
@@ -20,7 +20,32 @@ pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpe
     refuse_bidirectional(fields)?;
     let dims = dims(family, fields)?;
     let (ropes, rotary) = rope::ropes(family, fields, &dims)?;
-    let layers = layers::layers(family, fields, &dims, rotary)?;
+    let activation = activation(family, fields)?;
+    spec(family, fields, &dims, Computed { ropes, rotary, activation })
+}
+
+/// The sizes alone: right even where an activation or a rotary embedding is unknown.
+pub(super) fn sizes(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpec, ConfigError> {
+    let dims = dims(family, fields)?;
+    let rotary = rope::rotary(family);
+    let activation = Activation::Silu;
+    spec(family, fields, &dims, Computed { ropes: Vec::new(), rotary, activation })
+}
+
+/// What matters only to what is computed.
+struct Computed {
+    ropes: Vec<RopeSpec>,
+    rotary: rope::Rotary,
+    activation: Activation,
+}
+
+fn spec(
+    family: &Family,
+    fields: &Fields<'_>,
+    dims: &Dims,
+    computed: Computed,
+) -> Result<DecoderSpec, ConfigError> {
+    let layers = layers::layers(family, fields, dims, computed.rotary)?;
     let (attention_softcap, logit_softcap) = softcaps(family, fields)?;
     let bias = |bias| has_bias(bias, fields);
     Ok(DecoderSpec {
@@ -37,19 +62,19 @@ pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpe
         kv_heads: dims.kv_heads,
         head_dim: dims.head_dim,
         layers,
-        ropes,
+        ropes: computed.ropes,
         norms: family.norms,
         norm_eps: fields.float_in("rms_norm_eps", 0.0..=1.0)?.unwrap_or(family.norm_eps),
         norm_weight_offset: family.norm_weight_offset,
         qk_norm: family.qk_norm,
-        activation: activation(family, fields)?,
+        activation: computed.activation,
         qkv_bias: bias(family.qkv_bias)?,
         out_bias: bias(family.out_bias)?,
         mlp_bias: bias(family.mlp_bias)?,
         fused_qkv: family.fused,
         fused_gate_up: family.fused,
         tied_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(family.tied),
-        scales: scales(family.scales, fields, &dims)?,
+        scales: scales(family.scales, fields, dims)?,
         attention_softcap,
         logit_softcap,
         max_context: dims.context,

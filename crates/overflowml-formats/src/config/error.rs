@@ -24,6 +24,12 @@ pub enum ConfigError {
     /// An architecture that this build does not run.
     #[error("architecture `{architecture}` does not run here")]
     UnsupportedArchitecture { architecture: String },
+    /// A class whose tensors cannot be told from its configuration.
+    #[error("the sizes of class `{class}` cannot be told from a configuration alone")]
+    UnknownClass { class: String },
+    /// More tensors than any model has.
+    #[error("the configuration calls for more than {limit} tensors")]
+    TooManyTensors { limit: usize },
     /// A field that must be there is not.
     #[error("field `{field}` is missing")]
     Missing { field: String },
@@ -59,6 +65,8 @@ impl ConfigError {
             Self::NotObject { .. } => "formats.config-not-object",
             Self::NoArchitecture => "formats.no-architecture",
             Self::UnsupportedArchitecture { .. } => "formats.unsupported-architecture",
+            Self::UnknownClass { .. } => "formats.unknown-class",
+            Self::TooManyTensors { .. } => "formats.too-many-tensors-on-paper",
             Self::Missing { .. } => "formats.config-missing-field",
             Self::WrongType { .. } => "formats.config-wrong-type",
             Self::OutOfRange { .. } => "formats.config-out-of-range",

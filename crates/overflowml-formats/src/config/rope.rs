@@ -30,14 +30,22 @@ pub(super) fn ropes(
     dims: &Dims,
 ) -> Result<(Vec<RopeSpec>, Rotary), ConfigError> {
     let rope = Rope { family, fields, dims };
-    let one = |rotary| Ok((vec![rope.global()?], rotary));
-    match family.ropes {
-        Ropes::One | Ropes::Partial { .. } => one(Rotary::All),
-        Ropes::Some => one(Rotary::Some),
+    let ropes = match family.ropes {
+        Ropes::One | Ropes::Partial { .. } | Ropes::Some => vec![rope.global()?],
         Ropes::PerLayerType { local_field, local_theta } => {
             let (global, local) = rope.per_layer_type(local_field, local_theta)?;
-            Ok((vec![global, local], Rotary::PerLayerType))
+            vec![global, local]
         }
+    };
+    Ok((ropes, rotary(family)))
+}
+
+/// How the layers of `family` refer to its rotary embeddings.
+pub(super) const fn rotary(family: &Family) -> Rotary {
+    match family.ropes {
+        Ropes::One | Ropes::Partial { .. } => Rotary::All,
+        Ropes::Some => Rotary::Some,
+        Ropes::PerLayerType { .. } => Rotary::PerLayerType,
     }
 }
 

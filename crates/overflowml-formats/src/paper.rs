@@ -1,0 +1,77 @@
+//! `config.json` → the list of tensors that the model consists of, on paper.
+//!
+//! The oracle is what `transformers` and `diffusers` create when they instantiate the configuration
+//! without weights: parameter counts agree exactly. What a configuration leaves out means what it
+//! means there. Only sizes and caches are told: whether the model runs here is for
+//! [`Config::decoder`](crate::Config::decoder).
+
+mod dense;
+mod pen;
+mod storage;
+
+use overflowml_types::{LayerCache, Role, Shape, Task};
+
+pub(crate) use self::pen::Pen;
+pub(crate) use self::storage::quantized_bits;
+use crate::config::Fields;
+use crate::profile::Piece;
+use crate::{Config, ConfigError};
+
+/// What a configuration tells beside sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) class: String,
+    pub(crate) role: Role,
+    pub(crate) task: Task,
+    pub(crate) shape: Shape,
+    pub(crate) caches: Vec<LayerCache>,
+    pub(crate) max_context: Option<u64>,
+    /// Routed experts that a token uses.
+    pub(crate) active_experts: Option<u64>,
+}
+
+/// A model on paper.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sketch {
+    pub(crate) facts: Facts,
+    pub(crate) pieces: Vec<Piece>,
+    /// What was assumed.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Draws the tensors of one class and says the rest; the class is filled in by the caller.
+type Draw = fn(&Fields<'_>, &mut Pen<'_>) -> Result<Facts, ConfigError>;
+
+/// The classes that are known beside the decoders that run.
+const CLASSES: &[(&str, Draw)] = &[];
+
+/// What `config` tells beside sizes.
+///
+/// # Errors
+/// As [`sketch`].
+pub(crate) fn facts(config: &Config) -> Result<Facts, ConfigError> {
+    Ok(sketch(config)?.facts)
+}
+
+/// The model that `config` describes.
+///
+/// # Errors
+/// [`ConfigError`] for a class that is not known, or naming the field that is missing or wrong.
+pub(crate) fn sketch(config: &Config) -> Result<Sketch, ConfigError> {
+    let class = config.class().ok_or(ConfigError::NoArchitecture)?;
+    let fields = config.fields();
+    let (storages, notes) = storage::storages(&fields)?;
+    let mut pieces = Vec::new();
+    let mut pen = Pen::new(&mut pieces, &storages);
+    let facts = match CLASSES.iter().find(|(known, _)| *known == class) {
+        Some((_, draw)) => draw(&fields, &mut pen)?,
+        None => match config.sizes()? {
+            Some(spec) => dense::draw(&spec, &mut pen),
+            None => return Err(ConfigError::UnknownClass { class }),
+        },
+    };
+    if pen.is_full() {
+        return Err(ConfigError::TooManyTensors { limit: crate::limits::PIECES });
+    }
+    Ok(Sketch { facts: Facts { class, ..facts }, pieces, notes })
+}
