@@ -1,9 +1,13 @@
 //! What can be typed: declarations and `--help` texts only. [`crate::settings`] resolves them.
 
+mod plan;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use overflowml::Bytes;
+
+pub use plan::{CanRunArgs, Kv, MostOffload, PlanArgs, SubjectArgs, Tool};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -11,6 +15,7 @@ Examples:
   overflowml run ./model --prompt \"Once upon a time\"
   overflowml run ./model --memory 4GiB --chat        stay below 4 GiB, whatever the model's size
   overflowml plan ./model --memory 4GiB              what would stay, what would stream, how fast
+  overflowml plan 40 --gpu \"RTX 4090\" --ram 64GiB    a 40 GB image model on a machine you don't have
   overflowml inspect org/name --json
 
 Exit codes: 0 done, 1 a valid \"no\" (does not fit, check failed), 2 could not answer (bad input, I/O).";
@@ -36,7 +41,10 @@ pub enum Command {
     /// Show what is in a model: architecture, sizes, groups, KV cache per token.
     Inspect(InspectArgs),
     /// Decide where every part of a model would live, and predict memory and speed.
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
+    /// Say whether a model can run, as an exit code: 0 yes, 1 no.
+    #[command(name = "can-run")]
+    CanRun(Box<CanRunArgs>),
     /// Generate text.
     Run(RunArgs),
     /// Compute the log-probability of every token of a text, and its perplexity.
@@ -109,23 +117,6 @@ pub struct HostArgs {
 pub enum Precision {
     Auto,
     Exact,
-}
-
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    #[command(flatten)]
-    pub model: ModelArg,
-    #[command(flatten)]
-    pub host: HostArgs,
-    /// Tokens of the prompt to plan for.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub prompt_tokens: u32,
-    /// New tokens to plan for.
-    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_new_tokens: u32,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]

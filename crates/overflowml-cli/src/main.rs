@@ -49,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<Answer> {
         Command::Detect(args) => commands::detect::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::CanRun(args) => commands::can_run::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Synth(args) => commands::synth::run(&args),

@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use overflowml_hardware::{ProbeOptions, probe};
-use overflowml_plan::device::{Candidate, Decision, Offload, Precision, WhyNot, Wish, decide};
+use overflowml_plan::device::decide;
+pub use overflowml_plan::device::{
+    Candidate, Decision, MoeSize, Offload, Precision, Rejected, StagePlan, Unit, WhyNot, Wish,
+    choose, moe_of_size, of_size,
+};
 use overflowml_plan::rules::{
     self, Backend, Effect, Feature, Kind, Match, Quantization, Runtime, Severity, Situation,
 };

@@ -7,6 +7,7 @@ use overflowml::Error;
 use crate::progress::ByteBar;
 
 pub mod bench;
+pub mod can_run;
 pub mod chat;
 pub mod demo;
 pub mod detect;
@@ -15,6 +16,7 @@ pub mod inspect;
 pub mod plan;
 pub mod run;
 pub mod score;
+mod subject;
 pub mod synth;
 
 /// How a command ended when nothing failed.

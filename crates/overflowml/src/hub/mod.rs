@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use overflowml_formats::{FormatError, Model, open_model_in};
-use overflowml_types::Bytes;
+use overflowml_formats::{FormatError, Model, open_model_in, profile_in};
+use overflowml_types::{Bytes, ModelProfile};
 
 pub use self::error::HubError;
 
@@ -93,6 +93,21 @@ pub fn look(model: &str, depth: Depth) -> Result<Model, LookError> {
         }
     }
     Ok(open_model_in(&RemoteDir { repository }, None)?)
+}
+
+/// What a planner needs to know of a model: of one on the hub only headers and small files are read.
+///
+/// # Errors
+/// As [`look`].
+pub fn profile(model: &str) -> Result<ModelProfile, LookError> {
+    if let Some(path) = local(model) {
+        return Ok(overflowml_formats::open_profile(&path)?);
+    }
+    let (name, settings) = (Name::parse(model)?, Settings::from_env());
+    let repository = Arc::new(Repository::open(&name, &settings)?);
+    let mut profile = profile_in(&RemoteDir { repository }, None)?;
+    profile.name = model.to_owned();
+    Ok(profile)
 }
 
 /// Why a model cannot be looked at.

@@ -1,0 +1,126 @@
+//! `overflowml plan`
+
+pub mod native;
+mod popular;
+mod svg;
+mod table;
+mod tools;
+
+use overflowml::device::{DevicePlan, plan_device};
+use overflowml::{Infeasible, Plan};
+use serde_json::{Value, json};
+
+use super::Answer;
+use super::subject::{Subject, subject};
+use crate::args::PlanArgs;
+use crate::output;
+
+pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
+    if args.popular {
+        return popular::run(args);
+    }
+    let Subject { model, machine, wish, typed, is_here } = subject(&args.what, &args.host)?;
+    // A GPU of this machine is used by the Python package; without one, `run` is what there is.
+    let native = match typed.as_deref().filter(|_| is_here && args.what.vram.is_none()) {
+        Some(model) => native::plan(model, args)?,
+        None => None,
+    };
+    let plan = plan_device(model, machine, wish);
+    if let Some(file) = &args.svg {
+        svg::write(&plan, file)?;
+        output::note(&format!("drew {}", file.display()));
+    }
+    let native_answers = native.is_some() && plan.machine.gpus.is_empty();
+    let fits = match &native {
+        Some(native) if native_answers => native.is_ok(),
+        _ => plan.decision.chosen.is_some(),
+    };
+    if args.json {
+        output::json(&document(&plan, native.as_ref(), fits)?)?;
+    } else if let Some(tool) = args.tool {
+        output::answer(&tools::text(tool, &plan, typed.as_deref())?);
+    } else {
+        print(&plan, native.as_ref(), native_answers, args.compare);
+    }
+    Ok(if fits { Answer::Yes } else { Answer::No })
+}
+
+/// One document whatever the machine: the device plan's fields, and `plan` for what `run` would do.
+fn document(
+    plan: &DevicePlan,
+    native: Option<&Result<Plan, Infeasible>>,
+    fits: bool,
+) -> anyhow::Result<Value> {
+    let mut document = json!({
+        "fits": fits,
+        "recommended": plan.decision.recommended(),
+        "strategies": plan.decision.candidates,
+        "rejected": plan.decision.rejected,
+        "advice": plan.decision.advice,
+        "resources": plan.decision.resources,
+        "warnings": plan.warnings,
+        "explanation": plan.lines(),
+        "model": {
+            "name": plan.model.name,
+            "source": plan.model.source,
+            "task": plan.model.task,
+            "parameters": plan.model.parameters(),
+            "size_bytes": plan.model.size(),
+            "notes": plan.model.notes,
+            "components": plan.model.components.iter().map(|part| json!({
+                "name": part.name,
+                "class": part.class,
+                "role": part.role,
+                "parameters": part.parameters(),
+                "size_bytes": part.size(),
+            })).collect::<Vec<_>>(),
+        },
+        "wish": plan.wish,
+        "machine": plan.machine,
+        "plan": null,
+    });
+    match native {
+        Some(Ok(run)) => {
+            document["plan"] = serde_json::to_value(run)?;
+            document["reasons"] = json!(run.reasons());
+        }
+        Some(Err(refused)) => {
+            document["code"] = json!(refused.code());
+            document["reason"] = json!(refused.to_string());
+            document["hint"] = json!(refused.hint());
+        }
+        None => {}
+    }
+    Ok(document)
+}
+
+fn print(
+    plan: &DevicePlan,
+    native: Option<&Result<Plan, Infeasible>>,
+    native_answers: bool,
+    compare: bool,
+) {
+    match native {
+        Some(Ok(run)) if native_answers => output::answer(&native::text(run)),
+        // A model that does not fit is an answer too: on stdout, with exit code 1.
+        Some(Err(refused)) if native_answers => {
+            output::answer(&format!("fits: no\n  {refused}\n"));
+            if let Some(hint) = refused.hint() {
+                output::hint(&hint);
+            }
+        }
+        _ => {
+            for line in plan.lines() {
+                output::answer_line(&line);
+            }
+            output::answer(&table::tiers(plan));
+            if let Some(Ok(run)) = native {
+                output::answer_line("\n`overflowml run` uses the processor only:");
+                output::answer(&native::text(run));
+            }
+        }
+    }
+    if compare {
+        output::answer(&table::compare(plan));
+    }
+}

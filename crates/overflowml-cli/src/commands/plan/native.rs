@@ -1,0 +1,41 @@
+//! The plan that `run` makes on this machine, where it can run the model.
+
+use std::fmt::Write;
+
+use overflowml::hub::Depth;
+use overflowml::{Infeasible, LogitsWanted, Plan, Planner, Text};
+
+use crate::args::PlanArgs;
+use crate::settings;
+
+/// What `run` would do with `model` here; `None` if it cannot run it at all.
+pub fn plan(model: &str, args: &PlanArgs) -> anyhow::Result<Option<Result<Plan, Infeasible>>> {
+    let Ok(model) = overflowml::look(model, Depth::Tokenizer) else { return Ok(None) };
+    if model.bind().is_err() {
+        return Ok(None);
+    }
+    let what = &args.what;
+    let (prompt, generate) = (what.prompt_tokens as usize, what.max_new_tokens as usize);
+    let request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
+    // A run holds the tokenizer too: the plan is to be the one that it will make.
+    let _text = model
+        .files
+        .tokenizer
+        .as_ref()
+        .map(|_| Text::open(&model))
+        .transpose()
+        .map_err(overflowml::Error::from)?;
+    Ok(Some(Planner::new(&model, &request)?.plan()))
+}
+
+/// Answer first, then why, then the numbers.
+pub fn text(plan: &Plan) -> String {
+    let mut text = String::new();
+    let how = if plan.ring.is_some() { "streaming from disk" } else { "all in memory" };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "fits: yes, {how}");
+    for reason in plan.reasons() {
+        let _ = writeln!(text, "  {reason}");
+    }
+    text
+}
