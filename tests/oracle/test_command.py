@@ -14,7 +14,7 @@ import reference
 from models import CASES
 
 CASE = next(case for case in CASES if case.shard)
-COMMANDS = ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench"]
+COMMANDS = ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench", "doctor"]
 FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3", "Phi3", "Gemma2", "Gemma3", "SmolLM3", "Olmo2", "Granite"]
 
 

@@ -49,7 +49,7 @@ pub(super) fn probe() -> Python {
     let Some(executable) = candidates(&homes, &path).into_iter().find(|path| path.is_file()) else {
         return Python::Missing;
     };
-    match ask(&executable) {
+    match ask(&executable, PATIENCE) {
         Ok(answer) => {
             let installed = Installed::read(&answer.folders);
             Python::Found { executable, answer, installed }
@@ -77,7 +77,7 @@ fn candidates(homes: &[Option<PathBuf>], path: &OsStr) -> Vec<PathBuf> {
 }
 
 /// Starts `executable`, which is given up after a moment. The reason is a sentence's end.
-fn ask(executable: &Path) -> Result<PythonAnswer, String> {
+fn ask(executable: &Path, patience: Duration) -> Result<PythonAnswer, String> {
     let mut command = Command::new(executable);
     command.args(["-c", QUESTION]).env("PYTHONSAFEPATH", "1");
     // Python imports from the working folder first; its own is as safe as itself.
@@ -96,7 +96,7 @@ fn ask(executable: &Path) -> Result<PythonAnswer, String> {
         // Nobody listens any more if it took too long.
         let _ = sender.send(read);
     });
-    let answer = receiver.recv_timeout(PATIENCE);
+    let answer = receiver.recv_timeout(patience);
     // Ignored: it may have ended.
     let _ = child.kill();
     std::thread::spawn(move || child.wait());
@@ -104,7 +104,7 @@ fn ask(executable: &Path) -> Result<PythonAnswer, String> {
         Ok(Ok(text)) => parse(&String::from_utf8_lossy(&text))
             .ok_or_else(|| "does not answer like Python 3".to_owned()),
         Ok(Err(error)) => Err(format!("cannot be read: {error}")),
-        Err(_) => Err(format!("gave no answer within {} seconds", PATIENCE.as_secs())),
+        Err(_) => Err(format!("gave no answer within {} seconds", patience.as_secs())),
     }
 }
 
@@ -159,9 +159,21 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_program_that_is_not_python_is_a_reason() {
-        let reason = ask(Path::new("/bin/true")).unwrap_err();
+        let reason = ask(Path::new("/bin/true"), PATIENCE).unwrap_err();
         assert!(reason.contains("does not answer"), "{reason}");
-        let reason = ask(Path::new("/no/such/python")).unwrap_err();
+        let reason = ask(Path::new("/no/such/python"), PATIENCE).unwrap_err();
         assert!(reason.contains("cannot be started"), "{reason}");
+    }
+    #[cfg(unix)]
+    #[test]
+    fn a_program_that_hangs_is_given_up() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("python3");
+        // It waits for a pipe that nobody writes to, for as long as it is let.
+        std::fs::write(&script, "#!/bin/sh\nmkfifo pipe && read line < pipe\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let reason = ask(&script, Duration::from_millis(50)).unwrap_err();
+        assert!(reason.contains("no answer"), "{reason}");
     }
 }

@@ -154,15 +154,13 @@ fn address(run: &str) -> Option<String> {
     if parts.len() == 6 && parts.iter().all(pair) {
         return Some("<mac>".to_owned());
     }
-    let trimmed = run.trim_end_matches([':', '.']);
-    let (host, rest) = trimmed.split_once(':').unwrap_or((trimmed, ""));
+    let host = run.split(':').next().unwrap_or_default().trim_end_matches('.');
     let octets: Vec<&str> = host.split('.').collect();
     let octet = |part: &&str| part.parse::<u8>().is_ok();
     // Versions have four numbers, too: theirs are small.
-    if octets.len() == 4 && octets.iter().all(octet) && octets.iter().any(|part| part.len() == 3) {
-        let tail = &run[trimmed.len()..];
-        let port = if rest.is_empty() { String::new() } else { format!(":{rest}") };
-        return Some(format!("<ip>{port}{tail}"));
+    let large = octets[0] == "10" || octets.iter().any(|part| part.len() == 3);
+    if octets.len() == 4 && octets.iter().all(octet) && large {
+        return Some(format!("<ip>{}", &run[host.len()..]));
     }
     let groups = parts.len() >= 3 && parts.iter().all(|part| part.len() <= 4);
     let six = groups && parts.len() <= 8 && !run.contains('.') && run.len() >= 9;
@@ -237,6 +235,7 @@ mod tests {
             ("docker-4f5e6d7c8b9a0f1e2d3c.scope", "docker-<id>.scope"),
             ("eth0 aa:bb:cc:00:11:22", "eth0 <mac>"),
             ("192.168.1.20:/export", "<ip>:/export"),
+            ("at 10.0.0.5.", "at <ip>."),
             ("fe80:1234:abcd:0012:1", "<ip>"),
             ("cudnn 9.1.0.70 driver 550.54.15", "cudnn 9.1.0.70 driver 550.54.15"),
             ("pci 0000:01:00.0 at 12:34:56", "pci 0000:01:00.0 at 12:34:56"),
