@@ -7,8 +7,8 @@ mod support;
 use serde_json::{Value, json};
 use support::{World, edit_config, stderr, stdout};
 
-const COMMANDS: [&str; 9] =
-    ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench", "doctor"];
+const COMMANDS: [&str; 10] =
+    ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench", "doctor", "can-run"];
 
 #[test]
 fn every_command_explains_itself_on_stdout() {

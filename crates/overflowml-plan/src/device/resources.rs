@@ -256,6 +256,8 @@ fn host_flops(machine: &Machine) -> Known<f64> {
         (60e9, "AVX2")
     } else if has(E::Neon) {
         (40e9, "NEON")
+    } else if machine.cpu.extensions.is_empty() {
+        (50e9, "vector instructions as is usual")
     } else {
         (15e9, "no vector instructions")
     };
