@@ -16,6 +16,10 @@ use crate::args::{Cli, Command};
 use crate::commands::Answer;
 
 fn main() -> ExitCode {
+    // This program starts itself to ask a GPU driver, which may crash or hang.
+    if overflowml::serve_probe() {
+        return ExitCode::SUCCESS;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refused) => return refuse(&refused),

@@ -40,7 +40,7 @@ pub use error::Error;
 pub use inspect::{GroupSize, Inspection, inspect};
 pub use overflowml_exec::Sampling;
 pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
-pub use overflowml_hardware::{ProbeOptions, probe};
+pub use overflowml_hardware::{ProbeOptions, catalogue, probe, serve_probe};
 pub use overflowml_plan::{Infeasible, Plan};
 pub use overflowml_types::*;
 pub use paths::{cache_dir, open, resolve};
