@@ -22,18 +22,15 @@ pub(crate) fn look(capture: &mut Capture, _: Duration) {
 pub(crate) fn look_at_host(_: &mut Capture) {}
 
 pub(crate) fn host_facts() -> Option<HostFacts> {
-    let mut system = System::new().ok();
-    if let Some(system) = &mut system {
-        system.refresh_memory();
-    }
-    let bytes = |read: fn(&System) -> u64| system.as_ref().map(|system| Bytes::new(read(system)));
+    let mut system = System::new();
+    system.refresh_memory();
     Some(HostFacts {
         cpu: processor_name(),
         logical: std::thread::available_parallelism().ok().map(usize::from),
-        physical: System::physical_core_count().ok(),
+        physical: System::physical_core_count(),
         extensions: extensions(),
-        total: bytes(System::total_memory),
-        available: bytes(System::available_memory),
+        total: Some(Bytes::new(system.total_memory())),
+        available: Some(Bytes::new(system.available_memory())),
     })
 }
 
@@ -80,7 +77,7 @@ pub(crate) fn metal() -> Option<MetalDevice> {
 
 pub(crate) fn process_memory() -> Option<ProcessMemory> {
     let pid = Pid::from_u32(std::process::id());
-    let mut system = System::new().ok()?;
+    let mut system = System::new();
     system.refresh_processes(ProcessesToUpdate::Some(&[pid]), false);
     let rss = Bytes::new(system.process(pid)?.memory());
     Some(ProcessMemory { rss, peak_rss: None })
@@ -88,7 +85,7 @@ pub(crate) fn process_memory() -> Option<ProcessMemory> {
 
 /// Of the drive that holds `path`.
 pub(crate) fn free_space(path: &Path) -> Option<Known<Bytes>> {
-    let disks = Disks::new_with_refreshed_list().ok()?;
+    let disks = Disks::new_with_refreshed_list();
     let path = std::path::PathBuf::from(path.to_string_lossy().trim_start_matches(r"\\?\"));
     let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
     let disk = above.max_by_key(|disk| disk.mount_point().components().count())?;
