@@ -16,6 +16,7 @@ use crate::args::{Cli, Command};
 use crate::commands::Answer;
 
 fn main() -> ExitCode {
+    // This program starts itself to ask a GPU driver, which may crash or hang.
     if overflowml::serve_probe() {
         return ExitCode::SUCCESS;
     }

@@ -17,7 +17,14 @@ use crate::nvidia::{Answer, Nvml, NvmlDevice, NvmlMemory, NvmlProcess, NvmlState
 pub(crate) fn ask(libraries: &[String], live: bool) -> NvmlState {
     for library in libraries {
         match Library::builder().lib_path(library.as_ref()).init() {
-            Ok(nvml) => return NvmlState::Present(answers(library, &nvml, live)),
+            Ok(nvml) => {
+                let state = NvmlState::Present(answers(library, &nvml, live));
+                if nvml.lib().nvmlShutdown.is_err() {
+                    // The wrapper would panic on the missing call.
+                    std::mem::forget(nvml);
+                }
+                return state;
+            }
             // A file that is there and cannot be loaded is a finding of its own.
             Err(NvmlError::LibloadingError(_)) if !Path::new(library).is_file() => {}
             Err(error) => {

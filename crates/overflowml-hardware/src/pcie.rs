@@ -38,13 +38,14 @@ pub(crate) fn folder(address: &str) -> PathBuf {
 
 /// The least generation and width on the way to the device in `folder`, which may be a link into `/sys/devices`.
 ///
-/// A card's own port can be faster than the slot, and on cards with a switch of their own only the upstream bridge
-/// shows the slot: so every part of the way counts.
+/// A card can be faster than its slot, so every part of the way counts. Cards with a switch of their own are the
+/// exception: what is behind their switch is no part of the way, and Intel's say nonsense there.
 pub(crate) fn link(root: &Root, folder: &Path) -> Option<Link> {
     let path = root.resolve(folder)?;
     let parts = path.ancestors().take_while(|part| part.join("vendor").is_file());
+    let parts: Vec<&Path> = parts.collect();
     let mut link = Link::default();
-    for part in parts {
+    for part in parts.iter().skip(behind_own_switch(&parts)) {
         let number = |name: &str| Root::text(&part.join(name)).and_then(|text| parse_width(&text));
         let speed = |name: &str| Root::text(&part.join(name)).and_then(|text| generation(&text));
         least(&mut link.generation, speed("max_link_speed"));
@@ -53,6 +54,20 @@ pub(crate) fn link(root: &Root, folder: &Path) -> Option<Link> {
         least(&mut link.current_width, number("current_link_width"));
     }
     (link != Link::default()).then_some(link)
+}
+
+/// How many of the parts, from the device on, are inside the card: with a switch of its maker above it, the device and
+/// the port that it hangs on.
+fn behind_own_switch(parts: &[&Path]) -> usize {
+    let vendor = |part: &Path| Root::text(&part.join("vendor"));
+    match parts {
+        [device, port, switch, _, ..]
+            if vendor(device) == vendor(port) && vendor(port) == vendor(switch) =>
+        {
+            2
+        }
+        _ => 0,
+    }
 }
 
 /// The least of what two sources say; what only one says stands.

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use overflowml_types::{Basis, Bytes, Cpu, IsaExtension, Memory};
+use overflowml_types::{Basis, Bytes, Cpu, IsaExtension, Machine, Memory};
 
 use crate::capture::Capture;
 use crate::root::Root;
-use crate::{cgroup, cpu, disk, memory};
+use crate::{assemble, cgroup, cpu, disk, memory};
 
 fn machine(name: &str) -> Root {
     let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/machines").join(name);
@@ -117,4 +117,33 @@ fn a_machine_that_says_nothing_is_assumed_and_not_invented() {
     assert_eq!((cpu.model, cpu.logical, cpu.physical), (None, None, None));
     assert!(cpu.extensions.is_empty() && cpu.usable.value >= 1);
     assert_eq!((memory.total.basis, memory.available.basis), (Basis::Assumed, Basis::Assumed));
+}
+
+/// Every machine in the folder, as `detect --json` would print it: reviewed by hand.
+#[test]
+fn every_captured_machine_is_what_was_reviewed() {
+    let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/machines");
+    let mut names: Vec<String> = std::fs::read_dir(home)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 25, "{names:?}");
+    for name in names {
+        let machine = whole(&name);
+        let text = serde_json::to_string_pretty(&machine).unwrap();
+        assert_eq!(serde_json::from_str::<Machine>(&text).unwrap(), machine, "{name}");
+        insta::with_settings!({ prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(name, text);
+        });
+    }
+}
+
+fn whole(name: &str) -> Machine {
+    let root = machine(name);
+    let capture = Capture::read(root.path("/"));
+    let path = capture.system.path.clone().unwrap_or_else(|| PathBuf::from("/"));
+    assemble::machine(&capture, disk::on_mount(&root, &path))
 }

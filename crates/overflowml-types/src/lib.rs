@@ -14,6 +14,7 @@ mod machine;
 mod manifest;
 mod profile;
 mod rate;
+mod support;
 
 pub use bytes::{Bytes, ParseBytesError};
 pub use decoder::{
@@ -32,3 +33,4 @@ pub use profile::{
     Role, Shape, Task,
 };
 pub use rate::{BytesPerSecond, Seconds};
+pub use support::{DTypeSupport, Fp8Kind, Support};

@@ -32,9 +32,10 @@ impl Wanted<'_> {
             self.ram.left_after(system),
             format!("as described, less {system} for the system"),
         );
+        // Apple's processors, and those that NVIDIA's integrated GPUs are part of.
         let arm = self.gpu.is_some_and(|entry| {
-            entry.vendor == Vendor::Apple
-                || entry.architecture.starts_with("sm_12") && entry.pool == Pool::Shared
+            let integrated = entry.pool == Pool::Shared && entry.vendor == Vendor::Nvidia;
+            entry.vendor == Vendor::Apple || integrated
         });
         let gpus =
             (0..self.count.max(1)).filter_map(|index| Some(Gpu { index, ..self.gpu(&available)? }));

@@ -87,7 +87,7 @@ pub(crate) fn process_memory() -> Option<ProcessMemory> {
 pub(crate) fn free_space(path: &Path) -> Option<Known<Bytes>> {
     let disks = Disks::new_with_refreshed_list();
     let path = std::path::PathBuf::from(path.to_string_lossy().trim_start_matches(r"\\?\"));
-    let above = disks.list().iter().filter(|disk| path.starts_with(disk.mount_point()));
+    let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
     let disk = above.max_by_key(|disk| disk.mount_point().components().count())?;
     Some(Known::reported(Bytes::new(disk.available_space()), "GetDiskFreeSpaceEx"))
 }
