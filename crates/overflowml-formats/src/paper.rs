@@ -5,9 +5,17 @@
 //! means there. Only sizes and caches are told: whether the model runs here is for
 //! [`Config::decoder`](crate::Config::decoder).
 
+mod deepseek;
 mod dense;
+mod encoders;
+mod hybrid;
+mod moe;
 mod pen;
+mod read;
+mod seeing;
 mod storage;
+mod text;
+mod vision;
 
 use overflowml_types::{LayerCache, Role, Shape, Task};
 
@@ -43,7 +51,31 @@ pub(crate) struct Sketch {
 type Draw = fn(&Fields<'_>, &mut Pen<'_>) -> Result<Facts, ConfigError>;
 
 /// The classes that are known beside the decoders that run.
-const CLASSES: &[(&str, Draw)] = &[];
+const CLASSES: &[(&str, Draw)] = &[
+    ("MixtralForCausalLM", moe::mixtral),
+    ("Qwen2MoeForCausalLM", moe::qwen2),
+    ("Qwen3MoeForCausalLM", moe::qwen3),
+    ("OlmoeForCausalLM", moe::olmoe),
+    ("Glm4MoeForCausalLM", moe::glm4),
+    ("GptOssForCausalLM", moe::gpt_oss),
+    ("DeepseekV2ForCausalLM", deepseek::v2),
+    ("DeepseekV3ForCausalLM", deepseek::v3),
+    ("Qwen3NextForCausalLM", hybrid::next),
+    ("Qwen3_5ForCausalLM", hybrid::dense),
+    ("Qwen3_5MoeForCausalLM", hybrid::moe),
+    ("Qwen3_5ForConditionalGeneration", hybrid::dense_sees),
+    ("Qwen3_5MoeForConditionalGeneration", hybrid::moe_sees),
+    ("Llama4ForCausalLM", seeing::llama4_text),
+    ("Llama4ForConditionalGeneration", seeing::llama4),
+    ("Qwen2_5_VLForConditionalGeneration", seeing::qwen2_5),
+    ("T5EncoderModel", encoders::t5),
+    ("UMT5EncoderModel", encoders::umt5),
+    ("CLIPTextModel", encoders::clip),
+    ("CLIPTextModelWithProjection", encoders::clip_projected),
+    ("CLIPVisionModel", vision::clip),
+    ("CLIPVisionModelWithProjection", vision::clip_projected),
+    ("SiglipVisionModel", vision::siglip),
+];
 
 /// What `config` tells beside sizes.
 ///
@@ -66,7 +98,13 @@ pub(crate) fn sketch(config: &Config) -> Result<Sketch, ConfigError> {
     let facts = match CLASSES.iter().find(|(known, _)| *known == class) {
         Some((_, draw)) => draw(&fields, &mut pen)?,
         None => match config.sizes()? {
-            Some(spec) => dense::draw(&spec, &mut pen),
+            Some(spec) => {
+                if spec.architecture == "Gemma3ForConditionalGeneration" {
+                    let seeing = fields.inner_or_default("vision_config")?;
+                    vision::gemma3(&seeing, &mut pen, spec.hidden as u64)?;
+                }
+                dense::draw(&spec, &mut pen)
+            }
             None => return Err(ConfigError::UnknownClass { class }),
         },
     };

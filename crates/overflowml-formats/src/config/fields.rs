@@ -1,6 +1,7 @@
 //! Typed access to a JSON object's fields. Absent and `null` are the same: not said.
 
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -17,6 +18,12 @@ pub(crate) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub(crate) fn new(object: &'a Map<String, Value>) -> Self {
         Self { object, path: String::new() }
+    }
+
+    /// Of an object that is not there.
+    pub(crate) fn none() -> Self {
+        static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        Self::new(&NONE)
     }
 
     /// The value, unless it is absent or `null`.
