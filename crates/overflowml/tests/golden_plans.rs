@@ -1,45 +1,33 @@
-//! What is recommended for every described machine and a range of models: one reviewed snapshot.
+//! What is recommended for every fixture machine and a range of models: one reviewed snapshot.
 
 #![allow(clippy::unwrap_used)] // a failure stops the test
 
 use std::fmt::Write;
+use std::path::Path;
 
 use overflowml::device::{MoeSize, Wish, moe_of_size, of_size, plan_device};
 use overflowml::{Bytes, Machine, ModelProfile, catalogue};
 
-/// GPU, how many, main memory in GiB, system.
-const MACHINES: [(&str, u32, u64, &str); 26] = [
-    ("none", 1, 8, "linux"),
-    ("none", 1, 24, "linux"),
-    ("none", 1, 128, "linux"),
-    ("RTX 3060", 1, 32, "linux"),
-    ("RTX 3060", 1, 32, "windows"),
-    ("RTX 4060 Laptop", 1, 16, "windows"),
-    ("RTX 4070", 1, 32, "linux"),
-    ("RTX 4090", 1, 32, "linux"),
-    ("RTX 4090", 1, 64, "linux"),
-    ("RTX 4090", 1, 64, "windows"),
-    ("RTX 3090", 2, 64, "linux"),
-    ("RTX 5090", 1, 194, "linux"),
-    ("RTX 5090", 1, 194, "windows"),
-    ("A100 80GB", 1, 256, "linux"),
-    ("H200", 1, 512, "linux"),
-    ("H200", 8, 1024, "linux"),
-    ("RX 7900 XTX", 1, 64, "linux"),
-    ("MI300X", 1, 512, "linux"),
-    ("Arc B580", 1, 32, "linux"),
-    ("GB10", 1, 128, "linux"),
-    ("Jetson AGX Orin", 1, 64, "linux"),
-    ("Ryzen AI Max+ 395", 1, 128, "linux"),
-    ("M1", 1, 16, "macos"),
-    ("M4 Max", 1, 128, "macos"),
-    ("M2 Ultra", 1, 192, "macos"),
-    ("M3 Ultra", 1, 512, "macos"),
-];
+/// Every fixture machine, as `overflowml-hardware` reads it: its own reviewed snapshots.
+fn machines() -> Vec<(String, Machine)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../overflowml-hardware/src/snapshots");
+    let mut machines: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            // A snapshot begins with a few lines about its test, between two lines of dashes.
+            let json = text.splitn(3, "---\n").nth(2).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            (name, serde_json::from_str(json).unwrap())
+        })
+        .collect();
+    machines.sort_by(|a: &(String, Machine), b| a.0.cmp(&b.0));
+    machines
+}
 
-fn machine((gpu, count, ram, os): (&str, u32, u64, &str)) -> Machine {
-    let gpu = (gpu != "none").then(|| catalogue::find(gpu).unwrap());
-    catalogue::Wanted { gpu, count, vram: None, ram: Bytes::gib(ram), os }.machine()
+fn described(gpu: &str, ram: u64, os: &str) -> Machine {
+    catalogue::find(gpu).unwrap().machine(Bytes::gib(ram), os)
 }
 
 /// Pipelines by size, language models by their parameters.
@@ -79,10 +67,10 @@ fn models() -> Vec<ModelProfile> {
 #[test]
 fn recommendations_are_as_reviewed() {
     let mut text = String::new();
-    for described in MACHINES {
-        let (gpu, count, ram, os) = described;
-        writeln!(text, "{count} x {gpu}, {ram} GiB, {os}").unwrap();
-        let machine = machine(described);
+    let machines = machines();
+    assert!(machines.len() >= 25 && models().len() >= 25);
+    for (name, machine) in machines {
+        writeln!(text, "{name}").unwrap();
         for model in models() {
             let name = model.name.clone();
             let plan = plan_device(model, machine.clone(), Wish::default());
@@ -108,7 +96,7 @@ fn recommendations_are_as_reviewed() {
 
 #[test]
 fn the_original_s_traps_are_told_where_they_wait() {
-    let machine = machine(("RTX 4090", 1, 64, "windows"));
+    let machine = described("RTX 4090", 64, "windows");
     let plan = plan_device(of_size("40 GB", Bytes::gib(40)), machine, Wish::default());
     let told: Vec<_> = plan.warnings.iter().map(|warning| warning.rule.as_str()).collect();
     for rule in ["original-fp8-offload-windows", "original-attention-slicing-sequential"] {
@@ -120,7 +108,7 @@ fn the_original_s_traps_are_told_where_they_wait() {
 
 #[test]
 fn our_own_engine_is_not_held_back_by_what_torch_classes_cannot_do() {
-    let machine = machine(("RTX 4090", 1, 64, "windows"));
+    let machine = described("RTX 4090", 64, "windows");
     let plan = plan_device(of_size("40 GB", Bytes::gib(40)), machine, Wish::default());
     let by_rule = |rejected: &&overflowml::device::Rejected| {
         matches!(rejected.why, overflowml::device::WhyNot::Rule { .. })

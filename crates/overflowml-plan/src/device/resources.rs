@@ -1,7 +1,7 @@
 //! What of a machine a plan may count on: free memory less reserves, and rates with their basis.
 
 use overflowml_types::{
-    Basis, Bytes, BytesPerSecond, DiskKind, Gpu, IsaExtension, Known, Machine, Pool, Vendor,
+    Basis, Bytes, BytesPerSecond, DTypeSupport, DiskKind, Gpu, IsaExtension, Known, Machine, Pool,
 };
 use serde::Serialize;
 
@@ -100,7 +100,10 @@ fn accelerator(index: usize, gpu: &Gpu, machine: &Machine, wish: &Wish) -> Optio
     let mut bound = gpu.limit.as_ref().map_or(free, |limit| limit.value.min(free));
     if shared {
         let host = machine.memory.available.value;
-        bound = bound.min(wish.memory.map_or(host, |memory| memory.min(host)));
+        let host = wish.memory.map_or(host, |memory| memory.min(host));
+        // What the firmware carved out is the GPU's alone; main memory does not count it.
+        let own = gpu.dedicated.as_ref().map_or(Bytes::ZERO, |own| own.value);
+        bound = bound.min(host.saturating_add(own));
     }
     // A budget bounds everything, the driver's own memory included, and needs no reserve.
     let reserve = reserve(gpu, machine, total);
@@ -118,7 +121,7 @@ fn accelerator(index: usize, gpu: &Gpu, machine: &Machine, wish: &Wish) -> Optio
         memory: reached(gpu.rate.clone(), OF_MEMORY, default_memory(gpu)),
         flops: flops(gpu),
         link: link(gpu, machine),
-        fp8: multiplies_fp8(gpu),
+        fp8: DTypeSupport::of(gpu).fp8.compute,
     })
 }
 
@@ -264,14 +267,4 @@ fn host_flops(machine: &Machine) -> Known<f64> {
     #[allow(clippy::cast_precision_loss)] // core counts
     let cores = machine.cpu.usable.value.max(1) as f64;
     Known::assumed(per_core * cores, format!("{cores} cores with {what}"))
-}
-
-/// Native 8-bit floating-point products: NVIDIA from 8.9, AMD from CDNA3 and RDNA4.
-fn multiplies_fp8(gpu: &Gpu) -> bool {
-    let target = gpu.architecture.as_deref().unwrap_or_default();
-    match gpu.vendor {
-        Vendor::Nvidia => gpu.compute_capability.is_some_and(|capability| capability >= (8, 9)),
-        Vendor::Amd => ["gfx94", "gfx95", "gfx12"].iter().any(|fp8| target.starts_with(fp8)),
-        _ => false,
-    }
 }
