@@ -261,7 +261,7 @@ impl DevicePlan {
                 ));
             }
         }
-        let usable = resources.host.usable.saturating_add(resources.host.overhead);
+        let usable = resources.host.free;
         lines.push(format!("  RAM    {} of {usable} that can be used", best.memory.host.expected));
         if !best.memory.disk.is_zero() {
             lines.push(format!("  disk   {} are read for every pass", best.memory.disk));

@@ -297,13 +297,13 @@ impl Job<'_> {
 
     /// On the processor.
     fn in_memory(&self, mode: Offload, stages: &[Stage]) -> Result<Placed, WhyNot> {
-        let usable = self.resources.host.usable;
+        let usable = self.resources.host.free.left_after(self.process());
         let all: Bytes = stages.iter().map(Stage::weights).sum();
         let working = stages.iter().map(|stage| stage.working).max().unwrap_or_default();
         let needed = all.saturating_add(working);
         if mode == Offload::None {
             if needed > usable {
-                return Err(self.no_memory(needed));
+                return Err(WhyNot::HostMemory { needed, available: usable });
             }
             let stays = |stage: &Stage| Split { host: whole(stage), ..Split::default() };
             let copies = vec![Bytes::ZERO; stages.len()];
@@ -317,7 +317,7 @@ impl Job<'_> {
         for stage in stages {
             let fixed = stage.working.saturating_add(stage.slots());
             if fixed > usable {
-                return Err(self.no_memory(fixed));
+                return Err(WhyNot::HostMemory { needed: fixed, available: usable });
             }
             let full = stage.weights().saturating_add(stage.working) <= usable;
             let room = if full { stage.weights() } else { usable.left_after(fixed) };
@@ -325,6 +325,11 @@ impl Job<'_> {
             splits.push(Split { host, disk: whole(stage).less(host), device: Part::default() });
         }
         Ok(Placed { splits, copies: vec![Bytes::ZERO; stages.len()], turns })
+    }
+
+    /// What the process itself takes on the processor.
+    fn process(&self) -> Bytes {
+        self.resources.host.process(self.model.task == Task::Text)
     }
 
     fn check_host(&self, needed: Bytes) -> Result<(), WhyNot> {
@@ -430,7 +435,7 @@ impl Job<'_> {
         let disk = placed.splits.iter().map(|split| split.disk.size()).sum();
         let overhead = self.resources.host.overhead;
         if !on_device {
-            let host = plus(computing, overhead);
+            let host = plus(computing, self.process());
             let none = Estimate { low: Bytes::ZERO, expected: Bytes::ZERO, high: Bytes::ZERO };
             return MemoryUse { device: none, host, disk };
         }

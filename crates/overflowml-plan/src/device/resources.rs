@@ -44,7 +44,10 @@ pub struct Accelerator {
 /// Processor, main memory and disk.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HostSide {
-    /// What can hold weights: available memory less reserve and the process itself.
+    /// What the process may hold: available memory less what must stay free, or the budget.
+    #[serde(rename = "free_bytes")]
+    pub free: Bytes,
+    /// What of it can hold weights when torch computes.
     #[serde(rename = "usable_bytes")]
     pub usable: Bytes,
     /// The process itself: interpreter, libraries.
@@ -66,8 +69,18 @@ const OF_LINK: f64 = 0.8;
 /// A runtime with torch and its libraries.
 const PROCESS: Bytes = Bytes::mib(1536);
 
+/// Our own decoder needs no Python.
+const NATIVE: Bytes = Bytes::mib(128);
+
 /// What a CUDA context takes with lazy loading (300 to 450 MiB in the field).
 const CONTEXT: Bytes = Bytes::mib(448);
+
+impl HostSide {
+    /// What the process itself takes on the processor: our own decoder for language models, else torch.
+    pub(crate) fn process(&self, language: bool) -> Bytes {
+        if language { NATIVE } else { self.overhead }
+    }
+}
 
 impl Resources {
     /// What `wish` may use of `machine`.
@@ -145,6 +158,7 @@ fn host(machine: &Machine, wish: &Wish) -> HostSide {
         None => memory.available.value.left_after(reserve),
     };
     HostSide {
+        free,
         usable: free.left_after(PROCESS),
         overhead: PROCESS,
         memory: memory.rate.clone().unwrap_or_else(|| default_host_memory(machine)),

@@ -413,7 +413,7 @@ proptest! {
                 let usable: Bytes = accelerators.iter().take(one.devices).map(|card| card.usable).sum();
                 prop_assert!(memory.device.expected <= usable, "{}: {one:?}", one.name());
             }
-            let usable = host.usable.saturating_add(host.overhead);
+            let usable = host.free;
             // A pool that is shared is counted once, as the accelerator's; the process is in both.
             let process = host.overhead;
             prop_assert!(memory.host.expected <= usable.max(process), "{}: {one:?}", one.name());

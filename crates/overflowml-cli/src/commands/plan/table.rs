@@ -61,7 +61,7 @@ pub fn parts(plan: &DevicePlan, best: &Candidate) -> Vec<(&'static str, Bytes, B
         let cards = resources.accelerators.iter().take(best.devices);
         parts.push(("GPU", best.memory.device.expected, cards.map(|card| card.usable).sum()));
     }
-    let host = resources.host.usable.saturating_add(resources.host.overhead);
+    let host = resources.host.free;
     parts.push(("RAM", best.memory.host.expected, host));
     if !best.memory.disk.is_zero() {
         parts.push(("disk", best.memory.disk, plan.model.size()));
