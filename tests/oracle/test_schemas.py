@@ -71,3 +71,37 @@ def test_doctor_whatever_it_finds(overflowml, options) -> None:
     for field in report:
         lacking = {name: value for name, value in report.items() if name != field}
         assert not validator("doctor").is_valid(lacking), field
+
+
+MACHINES = {
+    "none": ("--gpu", "none", "--ram", "24GiB"),
+    "one": ("--gpu", "RTX 4090", "--ram", "64GiB"),
+    "two": ("--gpu", "RTX 3090", "--gpus", 2, "--ram", "64GiB", "--os", "windows"),
+    "mac": ("--gpu", "M4 Max"),
+}
+OPEN = ("wish", "machine", "plan")
+"""Published elsewhere, or for people only."""
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("what", [(7,), (40,), (400, "--no-quantize"), ("--moe", 30, 3, 128, 8)], ids=str)
+def test_plan_and_can_run(overflowml, machine, what) -> None:
+    done = overflowml.run("plan", *what, *machine, "--json")
+    document = json.loads(done.stdout)
+    assert done.code == (0 if document["fits"] else 1), done.stderr
+    rules = validator("plan")
+    assert [f"{error.json_path}: {error.message}" for error in rules.iter_errors(document)] == []
+    check("plan", {name: {} if name in OPEN else value for name, value in document.items()})
+    done = overflowml.run("can-run", *what, *machine, "--json")
+    answer = json.loads(done.stdout)
+    assert done.code == (0 if answer["ok"] else 1)
+    assert answer["ok"] == document["fits"]
+    check("can-run", answer)
+
+
+def test_plan_of_a_model_that_runs_here(overflowml, tmp_path) -> None:
+    model = tmp_path / "model"
+    assert overflowml.run("synth", model, "--arch", "llama", "--params", "300K").code == 0
+    document = overflowml.json("plan", model)
+    assert document["plan"] and document["reasons"] and document["model"]["source"] == "headers"
+    assert [error.message for error in validator("plan").iter_errors(document)] == []

@@ -10,7 +10,7 @@ use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::Rates;
 use overflowml_stream::measure_disk;
-use overflowml_types::{Bytes, BytesPerSecond, Known};
+use overflowml_types::{Bytes, BytesPerSecond, Known, Machine};
 use serde::{Deserialize, Serialize};
 
 use crate::cache_dir;
@@ -179,6 +179,38 @@ pub fn calibrate(model: Option<&Model>) -> Result<Calibration, Error> {
     }
     measured.store();
     Ok(measured)
+}
+
+/// The machine that this runs on, with what is stored of its speeds: how, and how long ago they were measured.
+pub fn with_measured(mut machine: Machine) -> Machine {
+    let Some(stored) = Calibration::stored(machine.cpu.usable.value) else { return machine };
+    if let Some(memory) = stored.memory {
+        let source = format!("matrix-vector products, {} ago", Ago(stored.age()));
+        machine.memory.rate = Some(Known::measured(memory, source));
+    }
+    if let Some(disk) = &mut machine.disk
+        && let Some(speed) = disk.device.as_ref().and_then(|device| stored.disks.get(device))
+    {
+        let age = Duration::from_secs(now().saturating_sub(speed.measured_at));
+        disk.rate = Some(Known::measured(speed.read, format!("direct reads, {} ago", Ago(age))));
+    }
+    machine
+}
+
+/// A duration in the largest unit that it has one of.
+struct Ago(Duration);
+
+impl fmt::Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (count, unit) = match seconds {
+            0..60 => (seconds, "second"),
+            60..3600 => (seconds / 60, "minute"),
+            3600..86_400 => (seconds / 3600, "hour"),
+            _ => (seconds / 86_400, "day"),
+        };
+        write!(f, "{count} {unit}{}", if count == 1 { "" } else { "s" })
+    }
 }
 
 impl fmt::Display for Calibration {

@@ -15,7 +15,7 @@ use overflowml_plan::rules::{
 use overflowml_types::{BytesPerSecond, Gpu, Known, Machine, ModelProfile, Task};
 use serde::Serialize;
 
-use crate::calibration::Calibration;
+use crate::calibration::with_measured;
 
 /// A decision, what it was made for, and what to know before it is used.
 #[derive(Clone, Debug, Serialize)]
@@ -67,19 +67,8 @@ const TRAPS: usize = 4;
 
 /// This machine, with what was measured on it before; `path` is where the model is.
 pub fn machine_here(path: &Path) -> Machine {
-    let mut machine =
-        probe(&ProbeOptions { path: Some(path.to_owned()), ..ProbeOptions::default() });
-    let Some(stored) = Calibration::stored(machine.cpu.usable.value) else { return machine };
-    if let Some(memory) = stored.memory {
-        machine.memory.rate =
-            Some(Known::measured(memory, "matrix-vector products on this machine"));
-    }
-    if let Some(disk) = &mut machine.disk
-        && let Some(speed) = disk.device.as_ref().and_then(|device| stored.disks.get(device))
-    {
-        disk.rate = Some(Known::measured(speed.read, "earlier reads of this disk"));
-    }
-    machine
+    let path = Some(path.to_owned());
+    with_measured(probe(&ProbeOptions { path, ..ProbeOptions::default() }))
 }
 
 /// Plans `model` on `machine`.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use overflowml::calibration::with_measured;
 use overflowml::{
     Basis, Bytes, BytesPerSecond, DTypeSupport, Disk, DiskKind, Gpu, Known, Library, Link, Machine,
     Pool, ProbeOptions, Support, probe,
@@ -15,7 +16,7 @@ use crate::output;
 pub fn run(args: &DetectArgs) -> anyhow::Result<Answer> {
     let options =
         ProbeOptions { path: Some(args.path.clone()), live: args.live, ..ProbeOptions::default() };
-    let machine = probe(&options);
+    let machine = with_measured(probe(&options));
     if args.json {
         output::json(&document(&machine)?)?;
     } else {

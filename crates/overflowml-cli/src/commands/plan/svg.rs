@@ -53,7 +53,7 @@ fn memory(shapes: &mut String, plan: &DevicePlan, best: &Candidate, mut y: f64) 
         let share = (used.as_f64() / usable.as_f64().max(1.0)).clamp(0.0, 1.0);
         label(shapes, 12.0, y + 18.0, 13, name);
         bar(shapes, LEFT, y, WIDTH, "#e6e6e6");
-        bar(shapes, LEFT, y, WIDTH * share, "#4477aa");
+        bar(shapes, LEFT, y, WIDTH * share, "#88bbee");
         label(shapes, LEFT + 6.0, y + 18.0, 12, &format!("{used} of {usable}"));
         y += STEP;
     }
