@@ -61,13 +61,12 @@ impl Config {
         class.map(str::to_owned).or_else(|| self.architecture())
     }
 
-    /// The sizes of a decoder that runs, even where something else keeps this one from running;
+    /// The sizes of the decoder `name` that runs, even where something else keeps this one from running;
     /// `None` for other architectures.
     ///
     /// # Errors
     /// [`ConfigError`] naming the field that is missing or impossible.
-    pub(crate) fn sizes(&self) -> Result<Option<DecoderSpec>, ConfigError> {
-        let name = self.architecture().ok_or(ConfigError::NoArchitecture)?;
+    pub(crate) fn sizes(&self, name: &str) -> Result<Option<DecoderSpec>, ConfigError> {
         match FAMILIES.iter().find(|family| family.architecture == name) {
             Some(family) => decoder::sizes(family, &self.fields_of(family)?).map(Some),
             None => Ok(None),

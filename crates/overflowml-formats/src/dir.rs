@@ -16,6 +16,11 @@ pub trait ModelDir {
     /// for an empty name.
     fn path(&self, name: &str) -> PathBuf;
 
+    /// The folder `name` inside, whether or not it exists.
+    fn folder(&self, name: &str) -> Self
+    where
+        Self: Sized;
+
     /// The names of everything in the folder, in any order; at most
     /// [`limits::FOLDER_ENTRIES`](crate::limits::FOLDER_ENTRIES) and one more.
     ///

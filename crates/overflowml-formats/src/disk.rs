@@ -66,6 +66,10 @@ impl ModelDir for Folder {
         }
     }
 
+    fn folder(&self, name: &str) -> Self {
+        Self { path: self.path.join(name) }
+    }
+
     fn names(&self) -> Result<Vec<String>, FileProblem> {
         let entries = fs::read_dir(&self.path).map_err(|error| explain(&self.path, error))?;
         entries

@@ -29,6 +29,9 @@ pub enum FormatError {
         #[source]
         error: ConfigError,
     },
+    /// A pipeline of which no component is there.
+    #[error("`{}` lists components, but none of them is there ({})", path.display(), reasons.join("; "))]
+    NoComponents { path: PathBuf, reasons: Vec<String> },
     /// Several weight files and nothing that says how they belong together.
     #[error(
         "`{}` holds {count} .safetensors files, but neither `model.safetensors` nor \
@@ -87,6 +90,7 @@ impl FormatError {
             Self::UnsupportedFile { .. } => "formats.unsupported-file",
             Self::NoWeights { .. } => "formats.no-weights",
             Self::NoSizes { error, .. } => error.code(),
+            Self::NoComponents { .. } => "formats.no-components",
             Self::NoIndex { .. } => "formats.no-index",
             Self::TooManyFiles { .. } => "formats.too-many-files",
             Self::TooLarge { .. } => "formats.file-too-large",
@@ -114,6 +118,7 @@ impl FormatError {
                  transformers and save it again with save_pretrained"
                     .to_owned(),
             ),
+            Self::NoComponents { .. } => Some("fetch the components' folders too".to_owned()),
             Self::NoIndex { .. } => {
                 Some("fetch the index too, or name the one file to open".to_owned())
             }

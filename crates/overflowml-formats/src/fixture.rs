@@ -4,7 +4,7 @@
 // What fails here is a broken test set-up, which should stop the test at that line.
 #![allow(clippy::expect_used, clippy::missing_panics_doc, missing_docs)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
@@ -117,11 +117,26 @@ impl ModelDir for MemoryDir {
         Path::new("memory").join(name)
     }
 
+    /// Files whose names start with the folder's.
+    fn folder(&self, name: &str) -> Self {
+        let start = format!("{name}/");
+        let inside = self.files.iter().filter_map(|(path, bytes)| {
+            Some((path.strip_prefix(&start)?.to_owned(), bytes.clone()))
+        });
+        Self { files: inside.collect() }
+    }
+
     fn names(&self) -> Result<Vec<String>, FileProblem> {
-        Ok(self.files.keys().cloned().collect())
+        let first = |path: &String| path.split('/').next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = self.files.keys().map(first).collect();
+        Ok(names.into_iter().collect())
     }
 
     fn open(&self, name: &str) -> Result<OpenFile<Self::Reader>, FileProblem> {
+        let start = format!("{name}/");
+        if self.files.keys().any(|path| path.starts_with(&start)) {
+            return Err(FileProblem::IsFolder);
+        }
         let bytes = self.files.get(name).ok_or(FileProblem::Missing)?.clone();
         Ok(OpenFile { len: Bytes::of_len(bytes.len()), reader: Cursor::new(bytes) })
     }

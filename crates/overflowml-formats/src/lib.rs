@@ -24,6 +24,7 @@ mod model;
 mod paper;
 mod profile;
 pub mod safetensors;
+mod weights;
 
 pub use bind::{BindError, bind, unused_tensors};
 pub use config::{Config, ConfigError, parse_config, supported_architectures};

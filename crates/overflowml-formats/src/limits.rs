@@ -23,6 +23,9 @@ pub const CONFIG: Bytes = Bytes::mib(4);
 /// `model.safetensors.index.json`.
 pub const INDEX: Bytes = Bytes::mib(256);
 
+/// Components of one pipeline.
+pub const COMPONENTS: usize = 64;
+
 /// Shards of one model.
 pub const SHARDS: usize = 4096;
 

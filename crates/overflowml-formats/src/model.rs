@@ -14,11 +14,10 @@ use crate::{
     Config, ConfigError, FileProblem, FormatError, GenerationDefaults, Header, Index, IndexError,
     ModelDir, bind, groups, limits, parse_config, parse_generation_config, parse_index,
     safetensors,
+    weights::{self, Choice},
 };
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
 /// An opened model: what is in its files, and what it computes.
@@ -153,21 +152,18 @@ pub(crate) fn read_weights<D: ModelDir>(
     }
 }
 
-/// Decides as `transformers` does: the single file, else the index; else the only file there is.
+/// What the folder holds, chosen as `transformers` and `diffusers` choose.
 fn read_folder<D: ModelDir>(dir: &D, names: &BTreeSet<String>) -> Result<Weights, FormatError> {
-    if names.contains(SINGLE) {
-        return read_single(dir, SINGLE).map(Weights::Found);
-    }
-    if let Some(bytes) = read_small(dir, INDEX, limits::INDEX)? {
-        let wrong = |error| FormatError::Index { path: dir.path(INDEX), error };
-        let index = parse_index(&bytes).map_err(wrong)?;
-        return read_shards(dir, &index).map(Weights::Found);
-    }
-    let weights: Vec<_> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
-    match weights.as_slice() {
-        [] => Ok(Weights::None { found: other_weights(names) }),
-        [only] => read_single(dir, only).map(Weights::Found),
-        several => Err(FormatError::NoIndex { path: dir.path(""), count: several.len() }),
+    match weights::choose(names) {
+        Choice::Single(name) => read_single(dir, name).map(Weights::Found),
+        Choice::Index(name) => {
+            let wrong = |error| FormatError::Index { path: dir.path(name), error };
+            let bytes = read_small(dir, name, limits::INDEX)?.unwrap_or_default();
+            let index = parse_index(&bytes).map_err(wrong)?;
+            read_shards(dir, name, &index).map(Weights::Found)
+        }
+        Choice::Several(count) => Err(FormatError::NoIndex { path: dir.path(""), count }),
+        Choice::None => Ok(Weights::None { found: other_weights(names) }),
     }
 }
 
@@ -184,8 +180,8 @@ fn read_single<D: ModelDir>(dir: &D, name: &str) -> Result<Manifest, FormatError
     Ok(manifest(vec![file], tensors))
 }
 
-fn read_shards<D: ModelDir>(dir: &D, index: &Index) -> Result<Manifest, FormatError> {
-    let wrong = |error| FormatError::Index { path: dir.path(INDEX), error };
+fn read_shards<D: ModelDir>(dir: &D, name: &str, index: &Index) -> Result<Manifest, FormatError> {
+    let wrong = |error| FormatError::Index { path: dir.path(name), error };
     let mut files = Vec::with_capacity(index.shards.len());
     let mut tensors = Vec::with_capacity(index.tensors.len());
     for (position, shard) in index.shards.iter().enumerate() {

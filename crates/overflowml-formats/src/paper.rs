@@ -6,6 +6,7 @@
 //! [`Config::decoder`](crate::Config::decoder).
 
 mod deepseek;
+mod denoisers;
 mod dense;
 mod encoders;
 mod hybrid;
@@ -15,6 +16,8 @@ mod read;
 mod seeing;
 mod storage;
 mod text;
+mod unet;
+mod vae;
 mod vision;
 
 use overflowml_types::{LayerCache, Role, Shape, Task};
@@ -75,29 +78,40 @@ const CLASSES: &[(&str, Draw)] = &[
     ("CLIPVisionModel", vision::clip),
     ("CLIPVisionModelWithProjection", vision::clip_projected),
     ("SiglipVisionModel", vision::siglip),
+    ("FluxTransformer2DModel", denoisers::flux),
+    ("FluxControlNetModel", denoisers::flux_control),
+    ("SD3Transformer2DModel", denoisers::sd3),
+    ("QwenImageTransformer2DModel", denoisers::qwen_image),
+    ("WanTransformer3DModel", denoisers::wan),
+    ("UNet2DConditionModel", unet::unet),
+    ("ControlNetModel", unet::control),
+    ("AutoencoderKL", vae::kl),
+    ("AutoencoderKLWan", vae::wan),
+    ("AutoencoderKLQwenImage", vae::qwen_image),
 ];
 
 /// What `config` tells beside sizes.
 ///
 /// # Errors
 /// As [`sketch`].
-pub(crate) fn facts(config: &Config) -> Result<Facts, ConfigError> {
-    Ok(sketch(config)?.facts)
+pub(crate) fn facts(config: &Config, class: Option<&str>) -> Result<Facts, ConfigError> {
+    Ok(sketch(config, class)?.facts)
 }
 
-/// The model that `config` describes.
+/// The model that `config` describes, of `class` if that is known from elsewhere.
 ///
 /// # Errors
 /// [`ConfigError`] for a class that is not known, or naming the field that is missing or wrong.
-pub(crate) fn sketch(config: &Config) -> Result<Sketch, ConfigError> {
-    let class = config.class().ok_or(ConfigError::NoArchitecture)?;
+pub(crate) fn sketch(config: &Config, class: Option<&str>) -> Result<Sketch, ConfigError> {
+    let class = class.map(str::to_owned).or_else(|| config.class());
+    let class = class.ok_or(ConfigError::NoArchitecture)?;
     let fields = config.fields();
     let (storages, notes) = storage::storages(&fields)?;
     let mut pieces = Vec::new();
     let mut pen = Pen::new(&mut pieces, &storages);
     let facts = match CLASSES.iter().find(|(known, _)| *known == class) {
         Some((_, draw)) => draw(&fields, &mut pen)?,
-        None => match config.sizes()? {
+        None => match config.sizes(&class)? {
             Some(spec) => {
                 if spec.architecture == "Gemma3ForConditionalGeneration" {
                     let seeing = fields.inner_or_default("vision_config")?;

@@ -6,16 +6,18 @@
 
 mod assemble;
 mod order;
+mod pipeline;
 mod stored;
 
 use overflowml_types::{
-    ComponentProfile, LayerCache, Manifest, ModelProfile, ProfileSource, Role, Shape, Task,
+    ComponentProfile, Manifest, ModelProfile, ProfileSource, Role, Shape, Task,
 };
 
 pub(crate) use self::assemble::{Piece, assemble};
-use crate::model::{Weights, file_names, read_config, read_weights};
+use crate::model::{CONFIG, Weights, file_names, read_config, read_weights};
 use crate::paper::{self, Facts};
-use crate::{Config, FormatError, ModelDir};
+use crate::weights::{choose, variants_beside};
+use crate::{Config, ConfigError, FormatError, ModelDir};
 
 /// What is known of one folder or file, before it becomes part of a [`ModelProfile`].
 pub(crate) struct Part {
@@ -31,9 +33,15 @@ pub(crate) struct Part {
 /// # Errors
 /// As [`open_profile`](crate::open_profile).
 pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfile, FormatError> {
-    let part = part_in(dir, file, "model")?;
+    let name = dir.path(file.unwrap_or_default()).display().to_string();
+    if file.is_none()
+        && let Some(index) = pipeline::read_index(dir)?
+    {
+        return pipeline::profile(dir, name, &index);
+    }
+    let part = part_in(dir, file, "model", None)?;
     Ok(ModelProfile {
-        name: dir.path(file.unwrap_or_default()).display().to_string(),
+        name,
         source: part.source,
         task: part.task,
         components: vec![part.component],
@@ -41,93 +49,113 @@ pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfi
     })
 }
 
-/// One component: weights' headers and configuration, or the configuration alone.
-fn part_in<D: ModelDir>(dir: &D, file: Option<&str>, name: &str) -> Result<Part, FormatError> {
+/// One component, called `name`: weights' headers and configuration, or the configuration alone.
+/// `class` is known for the components of a pipeline.
+fn part_in<D: ModelDir>(
+    dir: &D,
+    file: Option<&str>,
+    name: &str,
+    class: Option<&str>,
+) -> Result<Part, FormatError> {
     let names = file_names(dir)?;
     let config = read_config(dir)?;
-    match (read_weights(dir, &names, file)?, config) {
-        (Weights::Found(manifest), config) => Ok(from_headers(name, &manifest, config.as_ref())),
+    let mut part = match (read_weights(dir, &names, file)?, config) {
+        (Weights::Found(manifest), config) => from_headers(name, &manifest, config.as_ref(), class),
         (Weights::None { found }, None) => {
-            Err(FormatError::NoWeights { path: dir.path(""), found })
+            return Err(FormatError::NoWeights { path: dir.path(""), found });
         }
         (Weights::None { found }, Some(config)) => {
-            let mut part = from_config(dir, name, &config)?;
-            if !found.is_empty() {
-                part.notes.push(format!(
-                    "{name}: {} is not read; sizes were computed from the configuration",
-                    found.join(", ")
-                ));
-            }
-            Ok(part)
+            let wrong = |error| FormatError::NoSizes { path: dir.path(CONFIG), error };
+            from_config(name, &config, class, &found).map_err(wrong)?
         }
+    };
+    let adapter = ["adapter_config.json", "pytorch_lora_weights.safetensors"];
+    if adapter.iter().any(|name| names.contains(*name)) && class.is_none() {
+        part.component.role = Role::Adapter;
     }
+    let others = if file.is_none() { variants_beside(&names, choose(&names)) } else { Vec::new() };
+    if !others.is_empty() {
+        part.notes.push(format!("{name}: not counted: the variant {}", others.join(", ")));
+    }
+    Ok(part)
 }
 
-fn from_headers(name: &str, manifest: &Manifest, config: Option<&Config>) -> Part {
-    let (facts, mut notes) = match config.map(paper::facts) {
-        Some(Ok(facts)) => (Some(facts), Vec::new()),
-        Some(Err(reason)) => (None, vec![format!("{name}: only sizes are known: {reason}")]),
-        None => (None, vec![format!("{name}: only sizes are known: there is no config.json")]),
+fn from_headers(
+    name: &str,
+    manifest: &Manifest,
+    config: Option<&Config>,
+    class: Option<&str>,
+) -> Part {
+    let mut notes = Vec::new();
+    let facts = match config.map(|config| paper::facts(config, class)) {
+        Some(Ok(facts)) => facts,
+        reason => {
+            let class = class.map(str::to_owned).or_else(|| config?.class());
+            let reason = match reason {
+                Some(Err(ConfigError::UnknownClass { class })) => {
+                    format!("the class `{class}` is not known")
+                }
+                Some(Err(reason)) => reason.to_string(),
+                _ => "there is no config.json".to_owned(),
+            };
+            notes.push(format!("{name}: only sizes are known: {reason}"));
+            Facts::unknown(class.unwrap_or_default())
+        }
     };
     let quantized = config.and_then(paper::quantized_bits);
     let pieces = stored::pieces(manifest.tensors(), quantized);
-    let active = facts.as_ref().and_then(|facts| facts.active_experts);
-    let (groups, dtypes) = assemble(pieces, active);
-    if active.is_none() && groups.iter().any(|group| group.experts.is_some()) {
+    let mut part = part(name, facts, pieces, ProfileSource::Headers);
+    let unknown = |part: &Part| part.component.shape == Shape::Unknown;
+    if unknown(&part) && part.component.groups.iter().any(|group| group.experts.is_some()) {
         notes.push(format!("{name}: how many experts a token uses is not known; all are counted"));
     }
-    let class = config.and_then(Config::class);
-    let facts = facts.unwrap_or_else(|| Facts::unknown(class.clone().unwrap_or_default()));
-    Part {
-        component: ComponentProfile {
-            name: name.to_owned(),
-            class: Some(facts.class).filter(|class| !class.is_empty()),
-            role: facts.role,
-            groups,
-            dtypes,
-            shape: facts.shape,
-            caches: facts.caches,
-            max_context: facts.max_context,
-        },
-        task: facts.task,
-        source: ProfileSource::Headers,
-        notes,
-    }
+    part.notes = notes;
+    part
 }
 
-fn from_config<D: ModelDir>(dir: &D, name: &str, config: &Config) -> Result<Part, FormatError> {
-    let sketch = paper::sketch(config)
-        .map_err(|error| FormatError::NoSizes { path: dir.path("config.json"), error })?;
-    let facts = sketch.facts;
-    let (groups, dtypes) = assemble(sketch.pieces, facts.active_experts);
-    let mut notes = vec![format!("{name}: no weights here; computed from the configuration")];
-    notes.extend(sketch.notes.into_iter().map(|note| format!("{name}: {note}")));
-    Ok(Part {
-        component: ComponentProfile {
-            name: name.to_owned(),
-            class: Some(facts.class),
-            role: facts.role,
-            groups,
-            dtypes,
-            shape: facts.shape,
-            caches: facts.caches,
-            max_context: facts.max_context,
-        },
-        task: facts.task,
-        source: ProfileSource::Config,
-        notes,
-    })
+fn from_config(
+    name: &str,
+    config: &Config,
+    class: Option<&str>,
+    found: &[String],
+) -> Result<Part, ConfigError> {
+    let sketch = paper::sketch(config, class)?;
+    let mut part = part(name, sketch.facts, sketch.pieces, ProfileSource::Config);
+    part.notes.push(match found {
+        [] => format!("{name}: no weights here; computed from the configuration"),
+        found => {
+            let found = found.join(", ");
+            format!("{name}: {found} cannot be read; computed from the configuration")
+        }
+    });
+    part.notes.extend(sketch.notes.into_iter().map(|note| format!("{name}: {note}")));
+    Ok(part)
+}
+
+fn part(name: &str, facts: Facts, pieces: Vec<Piece>, source: ProfileSource) -> Part {
+    let (groups, dtypes) = assemble(pieces, facts.active_experts);
+    let component = ComponentProfile {
+        name: name.to_owned(),
+        class: Some(facts.class).filter(|class| !class.is_empty()),
+        role: facts.role,
+        groups,
+        dtypes,
+        shape: facts.shape,
+        caches: facts.caches,
+        max_context: facts.max_context,
+    };
+    Part { component, task: facts.task, source, notes: Vec::new() }
 }
 
 impl Facts {
     /// Of a class that is not known.
-    pub(crate) fn unknown(class: String) -> Self {
+    pub(crate) const fn unknown(class: String) -> Self {
         Self {
             class,
             role: Role::Other,
             task: Task::Unknown,
             shape: Shape::Unknown,
-            caches: Vec::<LayerCache>::new(),
+            caches: Vec::new(),
             max_context: None,
             active_experts: None,
         }

@@ -41,7 +41,7 @@ pub mod text;
 
 pub use error::Error;
 pub use hub::local as local_path;
-pub use inspect::{GroupSize, Inspection, inspect};
+pub use inspect::{GroupSize, Inspection, Stage, inspect};
 pub use overflowml_exec::Sampling;
 pub use overflowml_formats::{GenerationDefaults, Model, supported_architectures};
 pub use overflowml_hardware::{ProbeOptions, catalogue, probe, serve_probe};

@@ -30,6 +30,12 @@ pub enum ConfigError {
     /// More tensors than any model has.
     #[error("the configuration calls for more than {limit} tensors")]
     TooManyTensors { limit: usize },
+    /// A component's name leads out of the pipeline's folder.
+    #[error("component `{name}` is not a plain folder name")]
+    NotAFolder { name: String },
+    /// More components than any pipeline has.
+    #[error("the pipeline lists more than {limit} components")]
+    TooManyComponents { limit: usize },
     /// A field that must be there is not.
     #[error("field `{field}` is missing")]
     Missing { field: String },
@@ -67,6 +73,8 @@ impl ConfigError {
             Self::UnsupportedArchitecture { .. } => "formats.unsupported-architecture",
             Self::UnknownClass { .. } => "formats.unknown-class",
             Self::TooManyTensors { .. } => "formats.too-many-tensors-on-paper",
+            Self::NotAFolder { .. } => "formats.component-outside-folder",
+            Self::TooManyComponents { .. } => "formats.too-many-components",
             Self::Missing { .. } => "formats.config-missing-field",
             Self::WrongType { .. } => "formats.config-wrong-type",
             Self::OutOfRange { .. } => "formats.config-out-of-range",

@@ -39,6 +39,8 @@ struct Mixture {
     dense_inner: u64,
     shared: u64,
     dense_layers: u64,
+    /// The router has a correction that is adjusted, not learnt.
+    corrects: bool,
 }
 
 pub(super) fn v2(fields: &Fields<'_>, pen: &mut Pen<'_>) -> Result<Facts, ConfigError> {
@@ -49,6 +51,7 @@ pub(super) fn v2(fields: &Fields<'_>, pen: &mut Pen<'_>) -> Result<Facts, Config
         dense_inner: 11_008,
         shared: 2,
         dense_layers: 0,
+        corrects: false,
     };
     draw(fields, pen, &V2, &mixture)
 }
@@ -61,6 +64,7 @@ pub(super) fn v3(fields: &Fields<'_>, pen: &mut Pen<'_>) -> Result<Facts, Config
         dense_inner: 18_432,
         shared: 1,
         dense_layers: 3,
+        corrects: true,
     };
     draw(fields, pen, &V3, &mixture)
 }
@@ -89,6 +93,9 @@ fn draw(
         } else {
             text.mlp(pen, "mlp.shared_experts", shared, bias);
             routed.draw(pen, "mlp", text.hidden);
+            if mixture.corrects {
+                pen.buffer("mlp.gate.e_score_correction_bias", routed.experts);
+            }
         }
         Ok(())
     })?;

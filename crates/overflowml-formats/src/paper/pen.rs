@@ -94,6 +94,12 @@ impl<'a> Pen<'a> {
         self.plain(name, "", count);
     }
 
+    /// Numbers that are stored, but are computed and not learnt.
+    pub(crate) fn buffer(&mut self, name: &str, count: u64) {
+        let storage = self.storages.plain;
+        self.add(name, "", 0, storage.size(count), storage.label, 0);
+    }
+
     fn bias(&mut self, name: &str, width: u64, bias: bool) {
         if bias {
             self.plain(name, ".bias", width);
@@ -115,7 +121,7 @@ impl<'a> Pen<'a> {
         label: &'static str,
         experts: u64,
     ) {
-        if !self.is_full() && parameters > 0 {
+        if !self.is_full() && !size.is_zero() {
             let name = format!("{}{name}{end}", self.prefix);
             self.pieces.push(Piece {
                 name,

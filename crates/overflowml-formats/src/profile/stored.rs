@@ -26,7 +26,7 @@ const BESIDE_WEIGHT: &[&str] = &[
 const BESIDE_QWEIGHT: &[&str] = &["qzeros", "scales", "g_idx"];
 
 /// Tensors that are computed, not learnt, but that some files hold.
-const BUFFERS: &[&str] = &["inv_freq", "position_ids"];
+const BUFFERS: &[&str] = &["inv_freq", "position_ids", "e_score_correction_bias"];
 
 /// What `tensors` stand for. `bits` is the width that `quantization_config` states, if it does.
 pub(super) fn pieces<'a>(
@@ -70,6 +70,7 @@ fn meaning(tensor: &Tensor, names: &HashSet<&str>, bits: u64) -> (u64, Cow<'stat
     if BESIDE_QWEIGHT.contains(&last) && beside("qweight")
         || BESIDE_WEIGHT.contains(&last) && (beside("weight") || beside("weight_packed"))
         || BUFFERS.contains(&last)
+        || tensor.name == "pos_embed.pos_embed"
         || is_state_of_weight(&tensor.name, names)
     {
         return (0, plain());
