@@ -9,7 +9,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 
 use overflowml_formats::{FormatError, Model, open_model_in, profile_in};
 use overflowml_types::{Bytes, ModelProfile};
@@ -85,14 +85,14 @@ pub fn look(model: &str, depth: Depth) -> Result<Model, LookError> {
         return Ok(overflowml_formats::open_model(&path)?);
     }
     let (name, settings) = (Name::parse(model)?, Settings::from_env());
-    let repository = Arc::new(Repository::open(&name, &settings)?);
+    let repository = Repository::open(&name, &settings)?;
     if depth == Depth::Tokenizer {
         let files = repository.listing.files.iter();
         for file in files.filter(|file| TOKENIZER.contains(&file.path.as_str())) {
             repository.get(file, &|_| {})?;
         }
     }
-    Ok(open_model_in(&RemoteDir { repository }, None)?)
+    Ok(open_model_in(&RemoteDir::new(repository), None)?)
 }
 
 /// What a planner needs to know of a model: of one on the hub only headers and small files are read.
@@ -104,8 +104,8 @@ pub fn profile(model: &str) -> Result<ModelProfile, LookError> {
         return Ok(overflowml_formats::open_profile(&path)?);
     }
     let (name, settings) = (Name::parse(model)?, Settings::from_env());
-    let repository = Arc::new(Repository::open(&name, &settings)?);
-    let mut profile = profile_in(&RemoteDir { repository }, None)?;
+    let repository = Repository::open(&name, &settings)?;
+    let mut profile = profile_in(&RemoteDir::new(repository), None)?;
     profile.name = model.to_owned();
     Ok(profile)
 }

@@ -1,5 +1,6 @@
 //! A model on the hub as a folder: small files are downloaded, of weights only the headers are read.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -16,9 +17,11 @@ const SMALL: u64 = 64 << 20;
 /// The first read of a weights file: most headers are shorter.
 const FIRST: usize = 256 << 10;
 
-/// One revision of a model.
+/// A folder of one revision of a model.
 pub(super) struct RemoteDir {
-    pub(super) repository: Arc<Repository>,
+    repository: Arc<Repository>,
+    /// Before its files' names: empty, or a path and a slash.
+    inside: String,
 }
 
 /// A file of a [`RemoteDir`], from its start.
@@ -30,8 +33,14 @@ pub(super) enum RemoteReader {
 }
 
 impl RemoteDir {
+    /// The model's own folder.
+    pub(super) fn new(repository: Repository) -> Self {
+        Self { repository: Arc::new(repository), inside: String::new() }
+    }
+
     fn file(&self, name: &str) -> Option<&RemoteFile> {
-        self.repository.listing.files.iter().find(|file| file.path == name)
+        let path = format!("{}{name}", self.inside);
+        self.repository.listing.files.iter().find(|file| file.path == path)
     }
 }
 
@@ -39,12 +48,20 @@ impl ModelDir for RemoteDir {
     type Reader = RemoteReader;
 
     fn path(&self, name: &str) -> PathBuf {
-        self.repository.cache.folder(&self.repository.listing.commit).join(name)
+        let root = self.repository.cache.folder(&self.repository.listing.commit);
+        root.join(&self.inside).join(name)
     }
 
     fn names(&self) -> Result<Vec<String>, FileProblem> {
         let files = self.repository.listing.files.iter();
-        Ok(files.map(|file| file.path.clone()).filter(|path| !path.contains('/')).collect())
+        let below = files.filter_map(|file| file.path.strip_prefix(&self.inside));
+        let names: BTreeSet<&str> = below.filter_map(|path| path.split('/').next()).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+
+    fn folder(&self, name: &str) -> Self {
+        let inside = format!("{}{name}/", self.inside);
+        Self { repository: Arc::clone(&self.repository), inside }
     }
 
     fn open(&self, name: &str) -> Result<OpenFile<RemoteReader>, FileProblem> {
