@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use overflowml_types::{Bytes, ModelProfile};
 
 use crate::model::open_model_in;
-use crate::profile::profile_in;
+use crate::profile::{chosen_gguf, profile_in};
 use crate::{FileProblem, FormatError, GgufModel, Model, ModelDir, OpenFile, limits, open_gguf_in};
 
 /// Opens the model at `path`: a folder in the Hugging Face layout, or a `.safetensors` file
@@ -36,7 +36,7 @@ pub fn open_profile(path: &Path) -> Result<ModelProfile, FormatError> {
     profile_in(&folder, file)
 }
 
-/// Opens the GGUF file at `path`, with the other parts if it is one of several.
+/// Opens the GGUF model at `path`: a file, with the other parts if it is one of several, or the folder of one model.
 ///
 /// Reads headers, never weights. Blocks.
 ///
@@ -45,7 +45,10 @@ pub fn open_profile(path: &Path) -> Result<ModelProfile, FormatError> {
 pub fn open_gguf(path: &Path) -> Result<GgufModel, FormatError> {
     match locate(path, &[".gguf"])? {
         (folder, Some(file)) => open_gguf_in(&folder, file),
-        (_, None) => Err(FormatError::UnsupportedFile { path: path.to_owned() }),
+        (folder, None) => match chosen_gguf(&folder)? {
+            Some(file) => open_gguf_in(&folder, &file),
+            None => Err(FormatError::NoWeights { path: path.to_owned(), found: Vec::new() }),
+        },
     }
 }
 

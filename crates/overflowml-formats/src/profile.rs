@@ -42,11 +42,8 @@ pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfi
         if let Some(index) = pipeline::read_index(dir)? {
             return pipeline::profile(dir, name, &index);
         }
-        let names = file_names(dir)?;
-        if choose(&names) == Choice::None
-            && let Some(file) = gguf::choose(dir, &names)?
-        {
-            return gguf::profile(dir, file);
+        if let Some(file) = chosen_gguf(dir)? {
+            return gguf::profile(dir, &file);
         }
     }
     let part = part_in(dir, file, "model", None)?;
@@ -57,6 +54,15 @@ pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfi
         components: vec![part.component],
         notes: part.notes,
     })
+}
+
+/// The first file of the one GGUF model in `dir`, where the folder holds no other weights.
+pub(crate) fn chosen_gguf<D: ModelDir>(dir: &D) -> Result<Option<String>, FormatError> {
+    let names = file_names(dir)?;
+    match choose(&names) {
+        Choice::None => Ok(gguf::choose(dir, &names)?.map(str::to_owned)),
+        _ => Ok(None),
+    }
 }
 
 /// One component, called `name`: weights' headers and configuration, or the configuration alone.
