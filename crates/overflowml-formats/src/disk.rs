@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use overflowml_types::{Bytes, ModelProfile};
 
 use crate::model::open_model_in;
-use crate::profile::profile_in;
-use crate::{FileProblem, FormatError, Model, ModelDir, OpenFile, limits};
+use crate::profile::{chosen_gguf, profile_in};
+use crate::{FileProblem, FormatError, GgufModel, Model, ModelDir, OpenFile, limits, open_gguf_in};
 
 /// Opens the model at `path`: a folder in the Hugging Face layout, or a `.safetensors` file
 /// (with its `config.json` beside it).
@@ -19,12 +19,12 @@ use crate::{FileProblem, FormatError, Model, ModelDir, OpenFile, limits};
 /// [`FormatError`] naming the file that is missing, unreadable or malformed. A model that is
 /// intact but cannot be run opens: [`Model::decoder`] says why.
 pub fn open_model(path: &Path) -> Result<Model, FormatError> {
-    let (folder, file) = locate(path)?;
+    let (folder, file) = locate(path, &[".safetensors"])?;
     open_model_in(&folder, file)
 }
 
 /// What a planner needs to know of the model at `path`: a folder in the Hugging Face layout with or
-/// without weights, or a `.safetensors` file.
+/// without weights, a pipeline's folder, a `.safetensors` or a `.gguf` file (any part of a split one).
 ///
 /// Reads headers and small text files, never weights. Blocks.
 ///
@@ -32,19 +32,35 @@ pub fn open_model(path: &Path) -> Result<Model, FormatError> {
 /// [`FormatError`] naming the file that is missing, unreadable or malformed, or
 /// [`FormatError::NoSizes`] where there are no weights and the configuration does not tell sizes.
 pub fn open_profile(path: &Path) -> Result<ModelProfile, FormatError> {
-    let (folder, file) = locate(path)?;
+    let (folder, file) = locate(path, &[".safetensors", ".gguf"])?;
     profile_in(&folder, file)
 }
 
-/// The folder of a path and, if it is not that itself, the weights file in it.
-fn locate(path: &Path) -> Result<(Folder, Option<&str>), FormatError> {
+/// Opens the GGUF model at `path`: a file, with the other parts if it is one of several, or the folder of one model.
+///
+/// Reads headers, never weights. Blocks.
+///
+/// # Errors
+/// [`FormatError`] naming the file that is missing, unreadable or malformed.
+pub fn open_gguf(path: &Path) -> Result<GgufModel, FormatError> {
+    match locate(path, &[".gguf"])? {
+        (folder, Some(file)) => open_gguf_in(&folder, file),
+        (folder, None) => match chosen_gguf(&folder)? {
+            Some(file) => open_gguf_in(&folder, &file),
+            None => Err(FormatError::NoWeights { path: path.to_owned(), found: Vec::new() }),
+        },
+    }
+}
+
+/// The folder of a path and, if it is not that itself, the weights file in it, which has one of `endings`.
+fn locate<'a>(path: &'a Path, endings: &[&str]) -> Result<(Folder, Option<&'a str>), FormatError> {
     let problem = |problem| FormatError::File { path: path.to_owned(), problem };
     let kind = fs::metadata(path).map_err(|error| problem(explain(path, error)))?;
     if kind.is_dir() {
         return Ok((Folder { path: path.to_owned() }, None));
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !name.ends_with(".safetensors") {
+    if !endings.iter().any(|end| name.ends_with(end)) {
         return Err(FormatError::UnsupportedFile { path: path.to_owned() });
     }
     let parent = path.parent().unwrap_or(Path::new("")).to_owned();

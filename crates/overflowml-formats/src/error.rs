@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use overflowml_types::Bytes;
 
-use crate::{BindError, ConfigError, FileProblem, HeaderError, IndexError};
+use crate::{BindError, ConfigError, FileProblem, GgufError, HeaderError, IndexError};
 
 /// Why a model cannot be opened. Every message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,16 @@ pub enum FormatError {
         #[source]
         error: HeaderError,
     },
+    /// A GGUF file's header is wrong.
+    #[error("`{}`: {error}", path.display())]
+    Gguf {
+        path: PathBuf,
+        #[source]
+        error: GgufError,
+    },
+    /// Several GGUF models in one folder.
+    #[error("`{}` holds several GGUF models: {}", path.display(), names.join(", "))]
+    SeveralGguf { path: PathBuf, names: Vec<String> },
     /// The index is wrong, or contradicts the shards.
     #[error("`{}`: {error}", path.display())]
     Index {
@@ -95,6 +105,8 @@ impl FormatError {
             Self::TooManyFiles { .. } => "formats.too-many-files",
             Self::TooLarge { .. } => "formats.file-too-large",
             Self::Header { error, .. } => error.code(),
+            Self::Gguf { error, .. } => error.code(),
+            Self::SeveralGguf { .. } => "formats.several-gguf",
             Self::Index { error, .. } => error.code(),
             Self::Config { error, .. } => error.code(),
             Self::Bind { error, .. } => error.code(),
@@ -123,6 +135,8 @@ impl FormatError {
                 Some("fetch the index too, or name the one file to open".to_owned())
             }
             Self::Header { error, .. } => error.hint(),
+            Self::Gguf { error, .. } => error.hint(),
+            Self::SeveralGguf { .. } => Some("name the one to open".to_owned()),
             Self::Index { error, .. } => error.hint(),
             Self::Config { error, .. } | Self::NoSizes { error, .. } => error.hint(),
             Self::Bind { error, .. } => error.hint(),

@@ -4,6 +4,8 @@
 // What fails here is a broken test set-up, which should stop the test at that line.
 #![allow(clippy::expect_used, clippy::missing_panics_doc, missing_docs)]
 
+mod gguf;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Cursor};
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use overflowml_types::{Access, Bytes, DType, DecoderSpec, WeightSpec};
 use serde_json::{Value, json};
 
+pub use self::gguf::GgufFile;
 use crate::{FileProblem, HeaderBuilder, ModelDir, OpenFile, parse_config};
 
 /// Starts a safetensors file.

@@ -17,6 +17,7 @@ mod error;
 #[doc(hidden)]
 pub mod fixture;
 mod generation;
+pub mod gguf;
 mod groups;
 mod index;
 pub mod limits;
@@ -29,9 +30,13 @@ mod weights;
 pub use bind::{BindError, bind, unused_tensors};
 pub use config::{Config, ConfigError, parse_config, supported_architectures};
 pub use dir::{FileProblem, ModelDir, OpenFile};
-pub use disk::{open_model, open_profile};
+pub use disk::{open_gguf, open_model, open_profile};
 pub use error::FormatError;
 pub use generation::{GenerationDefaults, parse_generation_config};
+pub use gguf::{
+    GgmlType, Gguf, GgufError, GgufModel, GgufModelTensor, GgufTensor, GgufValue, open_gguf_in,
+    parse_gguf,
+};
 pub use index::{Index, IndexError, parse_index};
 pub use model::{Model, ModelFiles, open_model_in};
 pub use profile::profile_in;

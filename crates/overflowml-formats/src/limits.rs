@@ -26,6 +26,24 @@ pub const INDEX: Bytes = Bytes::mib(256);
 /// Components of one pipeline.
 pub const COMPONENTS: usize = 64;
 
+/// A GGUF header, its tokenizer included.
+pub const GGUF_HEADER: Bytes = Bytes::mib(256);
+
+/// Metadata entries of a GGUF file.
+pub const GGUF_ENTRIES: usize = 1 << 16;
+
+/// Bytes of a metadata key (the format's own limit).
+pub const GGUF_KEY: usize = 65_535;
+
+/// Bytes of a metadata text: chat templates are the longest.
+pub const GGUF_TEXT: usize = 1 << 24;
+
+/// Lists in lists.
+pub const GGUF_DEPTH: usize = 4;
+
+/// `general.alignment`.
+pub const GGUF_ALIGNMENT: u64 = 1 << 20;
+
 /// Shards of one model.
 pub const SHARDS: usize = 4096;
 

@@ -5,6 +5,7 @@
 //! architecture still has sizes: its shape is [`Shape::Unknown`] and a note says so.
 
 mod assemble;
+mod gguf;
 mod order;
 mod pipeline;
 mod stored;
@@ -16,7 +17,7 @@ use overflowml_types::{
 pub(crate) use self::assemble::{Piece, assemble};
 use crate::model::{CONFIG, Weights, file_names, read_config, read_weights};
 use crate::paper::{self, Facts};
-use crate::weights::{choose, variants_beside};
+use crate::weights::{Choice, choose, variants_beside};
 use crate::{Config, ConfigError, FormatError, ModelDir};
 
 /// What is known of one folder or file, before it becomes part of a [`ModelProfile`].
@@ -34,10 +35,16 @@ pub(crate) struct Part {
 /// As [`open_profile`](crate::open_profile).
 pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfile, FormatError> {
     let name = dir.path(file.unwrap_or_default()).display().to_string();
-    if file.is_none()
-        && let Some(index) = pipeline::read_index(dir)?
-    {
-        return pipeline::profile(dir, name, &index);
+    if let Some(file) = file.filter(|file| file.ends_with(".gguf")) {
+        return gguf::profile(dir, file);
+    }
+    if file.is_none() {
+        if let Some(index) = pipeline::read_index(dir)? {
+            return pipeline::profile(dir, name, &index);
+        }
+        if let Some(file) = chosen_gguf(dir)? {
+            return gguf::profile(dir, &file);
+        }
     }
     let part = part_in(dir, file, "model", None)?;
     Ok(ModelProfile {
@@ -47,6 +54,15 @@ pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfi
         components: vec![part.component],
         notes: part.notes,
     })
+}
+
+/// The first file of the one GGUF model in `dir`, where the folder holds no other weights.
+pub(crate) fn chosen_gguf<D: ModelDir>(dir: &D) -> Result<Option<String>, FormatError> {
+    let names = file_names(dir)?;
+    match choose(&names) {
+        Choice::None => Ok(gguf::choose(dir, &names)?.map(str::to_owned)),
+        _ => Ok(None),
+    }
 }
 
 /// One component, called `name`: weights' headers and configuration, or the configuration alone.

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failure stops the test
 
-use overflowml_formats::fixture::{self, MemoryDir};
+use overflowml_formats::fixture::{self, GgufFile, MemoryDir};
 use overflowml_formats::safetensors::parse_header;
 use overflowml_formats::{
-    HeaderBuilder, open_model_in, parse_config, parse_generation_config, parse_index,
+    GgmlType, GgufValue, HeaderBuilder, limits, open_model_in, parse_config,
+    parse_generation_config, parse_gguf, parse_index, profile_in,
 };
-use overflowml_types::{Bytes, DType};
+use overflowml_types::{Bytes, CacheElement, DType};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -123,4 +124,130 @@ proptest! {
             prop_assert!(model.bind().is_err());
         }
     }
+
+    #[test]
+    fn damaged_gguf_files_never_panic_and_never_point_outside_the_file(
+        tensors in prop::collection::btree_map("[a-z.0-9]{1,12}", prop::collection::vec(0_u64..9, 0..4), 0..8),
+        damage in any_damage(),
+    ) {
+        let mut file = GgufFile::new();
+        file.value("general.architecture", GgufValue::Text("gemma3".to_owned()));
+        file.value("gemma3.block_count", GgufValue::U64(2));
+        file.value("gemma3.embedding_length", GgufValue::U64(64));
+        file.value("gemma3.attention.head_count_kv", GgufValue::List(vec![GgufValue::U64(2); 2]));
+        for (name, shape) in &tensors {
+            file.tensor(name, GgmlType::F16, shape);
+        }
+        let whole = file.build();
+        let intact = parse_gguf(&whole, Bytes::of_len(whole.len())).unwrap();
+        prop_assert_eq!(intact.tensors.len(), tensors.len());
+        let bytes = damage.of(whole);
+        let len = Bytes::of_len(bytes.len());
+        if let Ok(header) = parse_gguf(&bytes, len) {
+            for tensor in header.tensors {
+                prop_assert!(tensor.offset.saturating_add(tensor.len) <= len);
+            }
+        }
+        let dir = MemoryDir::default().with("model.gguf", bytes);
+        if let Ok(profile) = profile_in(&dir, None) {
+            prop_assert!(profile.size() <= len);
+        }
+    }
+
+    /// Any number for any field of any class: a size or a refusal, never a panic or an endless list.
+    #[test]
+    fn absurd_configurations_have_sizes_or_are_refused(
+        class in prop::sample::select(CLASSES),
+        fields in prop::collection::btree_map(prop::sample::select(FIELDS), any_value(), 0..12),
+    ) {
+        let mut config = serde_json::json!({ "architectures": [class], "_class_name": class });
+        for (name, value) in fields {
+            config[name] = value;
+        }
+        let dir = MemoryDir::default().with("config.json", config.to_string());
+        if let Ok(profile) = profile_in(&dir, None) {
+            let part = &profile.components[0];
+            prop_assert!(part.groups.len() <= limits::PIECES);
+            prop_assert!(part.active_parameters() <= part.parameters());
+            let _ = part.cache(u64::MAX, CacheElement::Q4_0);
+        }
+    }
+}
+
+const CLASSES: &[&str] = &[
+    "LlamaForCausalLM",
+    "Gemma3ForConditionalGeneration",
+    "MixtralForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "GptOssForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Qwen3NextForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration",
+    "Llama4ForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "T5EncoderModel",
+    "CLIPTextModel",
+    "SiglipVisionModel",
+    "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "WanTransformer3DModel",
+    "UNet2DConditionModel",
+    "ControlNetModel",
+    "AutoencoderKL",
+    "AutoencoderKLWan",
+];
+
+const FIELDS: &[&str] = &[
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "decoder_sparse_step",
+    "layer_types",
+    "sliding_window",
+    "text_config",
+    "vision_config",
+    "quantization_config",
+    "patch_size",
+    "image_size",
+    "block_out_channels",
+    "layers_per_block",
+    "transformer_layers_per_block",
+    "cross_attention_dim",
+    "down_block_types",
+    "up_block_types",
+    "dim_mult",
+    "temperal_downsample",
+    "num_res_blocks",
+    "base_dim",
+    "torch_dtype",
+];
+
+fn any_value() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::{Value, json};
+    prop_oneof![
+        Just(Value::Null),
+        (0_u64..9).prop_map(|number| json!(number)),
+        Just(json!(4096)),
+        Just(json!(u32::MAX >> 1)),
+        Just(json!(u64::MAX)),
+        Just(json!(-1)),
+        Just(json!(1.5)),
+        Just(json!("gated")),
+        Just(json!({ "hidden_size": 0, "depth": 4096, "quant_method": "gptq", "group_size": 0 })),
+        prop::collection::vec(0_u64..5000, 0..20).prop_map(|list| json!(list)),
+        prop::collection::vec(
+            prop::sample::select(&["DownBlock2D", "full_attention", "x"][..]),
+            0..5
+        )
+        .prop_map(|list| json!(list)),
+    ]
 }

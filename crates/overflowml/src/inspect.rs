@@ -102,26 +102,58 @@ pub struct Stage {
 /// If it is missing, damaged, or of a kind whose sizes cannot be told.
 pub fn inspect(name: &str) -> Result<Inspection, Error> {
     let profile = crate::profile(name)?;
-    let local = crate::local_path(name);
-    let mut seen = from_profile(name, profile, local.as_deref());
-    match crate::look(name, Depth::Headers) {
-        Ok(model) => add_model(&mut seen, &model),
-        Err(reason) => seen.not_runnable_because = Some(not_runnable(&seen, &reason)),
+    let mut seen = from_profile(name, profile);
+    match files(name, &seen) {
+        Files::Model(model) => add_model(&mut seen, &model),
+        Files::Others { count, reason } => {
+            seen.files = count;
+            seen.not_runnable_because = Some(reason.to_owned());
+        }
     }
     Ok(seen)
 }
 
-fn not_runnable(seen: &Inspection, reason: &Error) -> String {
-    match (seen.source, seen.task) {
-        (_, Task::Image | Task::Video) => {
-            "a pipeline of several components is run by diffusers".to_owned()
-        }
-        (ProfileSource::Config, _) => "there are no weights here, only a configuration".to_owned(),
-        _ => reason.to_string(),
+/// What a model's weights lie in.
+enum Files {
+    /// What the decoder might run.
+    Model(Box<Model>),
+    /// So many files, as far as they are on this machine, which it does not run for this reason.
+    Others { count: usize, reason: &'static str },
+}
+
+fn files(name: &str, seen: &Inspection) -> Files {
+    let local = crate::local_path(name);
+    if seen.components.len() > 1 || matches!(seen.task, Task::Image | Task::Video) {
+        let reason = "a pipeline of several components does not run here";
+        let count = local.map_or(0, |path| pipeline_files(seen, &path));
+        return Files::Others { count, reason };
+    }
+    if let Ok(model) = crate::look(name, Depth::Headers) {
+        return Files::Model(Box::new(model));
+    }
+    match local.map_or(0, |path| gguf_files(&path)) {
+        0 => Files::Others { count: 0, reason: "there are no weights here, only a configuration" },
+        count => Files::Others { count, reason: "GGUF files do not run here" },
     }
 }
 
-fn from_profile(name: &str, profile: ModelProfile, path: Option<&Path>) -> Inspection {
+/// How many files the components of the pipeline at `path` lie in.
+fn pipeline_files(seen: &Inspection, path: &Path) -> usize {
+    let open =
+        |part: &ComponentProfile| overflowml_formats::open_model(&path.join(&part.name)).ok();
+    let opened = seen.components.iter().filter_map(open);
+    opened.map(|model| model.manifest.files.len()).sum()
+}
+
+/// How many GGUF files the model at `path` consists of.
+fn gguf_files(path: &Path) -> usize {
+    match overflowml_formats::open_gguf(path) {
+        Ok(model) => model.files.len(),
+        Err(_) => 0,
+    }
+}
+
+fn from_profile(name: &str, profile: ModelProfile) -> Inspection {
     let several = profile.components.len() > 1;
     let mut groups = Vec::new();
     let mut by_dtype: BTreeMap<String, Bytes> = BTreeMap::new();
@@ -147,7 +179,7 @@ fn from_profile(name: &str, profile: ModelProfile, path: Option<&Path>) -> Inspe
         active_parameters: active.fold(0, u64::saturating_add),
         weights: profile.size(),
         by_dtype,
-        files: path.filter(|_| several).map_or(0, |path| files_of(&profile, path)),
+        files: 0,
         largest_group: groups.iter().max_by_key(|group| group.size).cloned(),
         groups,
         layers: decoder.map(|part| part.caches.len()),
@@ -174,13 +206,6 @@ fn sized(component: &ComponentProfile, group: &GroupProfile, several: bool) -> G
         false => group.name.clone(),
     };
     GroupSize { name, tensors: None, size: group.size }
-}
-
-/// Weight files of a pipeline's components.
-fn files_of(profile: &ModelProfile, path: &Path) -> usize {
-    let folder = |part: &ComponentProfile| overflowml_formats::open_model(&path.join(&part.name));
-    let opened = profile.components.iter().filter_map(|part| folder(part).ok());
-    opened.map(|model| model.manifest.files.len()).sum()
 }
 
 /// What only the files of a model that runs on its own tell.

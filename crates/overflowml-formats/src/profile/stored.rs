@@ -90,6 +90,10 @@ fn is_state_of_weight(name: &str, names: &HashSet<&str>) -> bool {
 
 /// How many routed experts a tensor's name and shape speak of; zero for other tensors.
 pub(crate) fn experts(name: &str, shape: &[u64]) -> u64 {
+    // As GGUF has it: `blk.3.ffn_gate_exps.weight`.
+    if name.split('.').any(|part| part.ends_with("_exps")) {
+        return shape.first().copied().unwrap_or(0).min(1 << 20);
+    }
     let mut parts = name.split('.').skip_while(|part| *part != "experts");
     match (parts.next(), parts.next()) {
         (Some(_), Some(next)) => match next.parse::<u32>() {
