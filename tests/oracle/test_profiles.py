@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import gguf
+import numpy
 import pytest
 import torch
 import transformers
@@ -130,3 +132,64 @@ def test_caches_are_as_large_as_those_of_transformers(case: Case, overflowml, tm
 
 def test_enough_is_compared():
     assert len(TRANSFORMERS) + len(DIFFUSERS) >= 40
+
+
+def gguf_file(path: Path, tensors: dict[str, tuple[gguf.GGMLQuantizationType, tuple[int, ...]]], **split: int) -> Path:
+    """A file (or several) of zeros as llama.cpp's own writer makes it."""
+    writer = gguf.GGUFWriter(path, "llama", **split)
+    writer.add_block_count(2)
+    writer.add_embedding_length(256)
+    writer.add_head_count(4)
+    writer.add_head_count_kv([2, 1])
+    writer.add_context_length(100)
+    writer.add_token_list(["a", "b", "c"])
+    for name, (kind, shape) in tensors.items():
+        if kind == gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(name, numpy.zeros(shape, numpy.float32))
+            continue
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        rows = numpy.zeros((*shape[:-1], shape[-1] // block * size), numpy.uint8)
+        writer.add_tensor(name, rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# Only ever made while computing, never stored; the package and ggml disagree about its size.
+STORED = [kind for kind in gguf.GGMLQuantizationType if kind.name != "Q8_1"]
+
+
+def test_every_type_of_ggml_takes_the_bytes_that_its_own_writer_writes(overflowml, tmp_path):
+    tensors = {f"blk.0.{kind.name}.weight": (kind, (3, 512)) for kind in STORED}
+    report = overflowml.json("inspect", gguf_file(tmp_path / "types.gguf", tensors))
+    expected = {}
+    for kind in STORED:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        expected[kind.name.lower()] = 3 * 512 // block * size
+    assert report["by_dtype_bytes"] == expected
+    assert report["parameters"] == 3 * 512 * len(STORED)
+
+
+def test_a_split_gguf_model_is_read_whole_from_any_part(overflowml, tmp_path):
+    kind = gguf.GGMLQuantizationType.Q4_K
+    tensors = {f"blk.{layer}.ffn_up_exps.weight": (kind, (4, 8, 256)) for layer in range(2)}
+    tensors["token_embd.weight"] = (gguf.GGMLQuantizationType.F32, (3, 256))
+    gguf_file(tmp_path / "m.gguf", tensors, split_max_tensors=1)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert len(parts) == 3
+    reports = [overflowml.json("inspect", part) for part in [*parts, tmp_path]]
+    for report in reports:
+        assert report["files"] == 3
+        assert report["parameters"] == 2 * 4 * 8 * 256 + 3 * 256
+        assert report["components"] == reports[0]["components"]
+        assert not report["runnable"]
+    caches = reports[0]["components"][0]["caches"]
+    assert [cache["heads"] for cache in caches] == [2, 1]
+    # 64 wide heads, keys and values, two bytes, 100 tokens.
+    assert reports[0]["kv_at_max_context_bytes"] == 3 * 2 * 64 * 2 * 100
+    parts[1].unlink()
+    missing = overflowml.run("inspect", parts[0])
+    assert missing.code == 2
+    assert parts[1].name in missing.stderr
