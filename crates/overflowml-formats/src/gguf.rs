@@ -1,6 +1,6 @@
 //! GGUF headers, versions 2 and 3: metadata, then where every tensor lies.
 //!
-//! As with safetensors, each claim is checked against [`limits`](crate::limits) and the file's length before
+//! As with safetensors, each claim is checked against [`crate::limits`] and the file's length before
 //! anything is allocated, and the data itself is never looked at. Padding between tensors is allowed, overlaps
 //! are not. Long lists (a tokenizer's words) are checked and counted, but not kept.
 
