@@ -104,8 +104,8 @@ pub struct HostArgs {
     /// Positions that the KV cache must hold [default: prompt and new tokens].
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Whether weights may be shrunk. `exact` forbids it; `auto` lets the plan decide, which today
-    /// always keeps the stored precision.
+    /// Whether weights may be shrunk. `exact` forbids it; `auto` lets the plan decide. What runs here keeps the stored
+    /// precision so far; only plans for other programs shrink.
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
     /// Read through the page cache even where the disk allows direct reads.

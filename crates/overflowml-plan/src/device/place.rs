@@ -100,17 +100,13 @@ impl Job<'_> {
             found.rejected.push(Rejected::new(Offload::None, self.precision, (true, 1), why));
             return;
         }
-        for count in [1, all.len()] {
-            if count == 1 || count > 1 && all.len() > 1 {
-                let cards = Cards(&all[..count]);
-                for mode in Offload::ALL {
-                    self.attempt(found, mode, (true, count), &|stages| {
-                        self.on_cards(mode, cards, stages)
-                    });
-                }
-            }
-            if all.len() == 1 {
-                break;
+        let counts: &[usize] = if all.len() > 1 { &[1, all.len()] } else { &[1] };
+        for &count in counts {
+            let cards = Cards(&all[..count]);
+            for mode in Offload::ALL {
+                self.attempt(found, mode, (true, count), &|stages| {
+                    self.on_cards(mode, cards, stages)
+                });
             }
         }
     }
