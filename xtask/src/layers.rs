@@ -47,7 +47,7 @@ const FIXTURES: (&str, &[&str]) = ("overflowml-formats", &["overflowml-stream", 
 const UNSAFE_ALLOWED: &[&str] = &[
     "crates/overflowml-stream/",
     "crates/overflowml-exec/",
-    "crates/overflowml-hardware/src/nvml",
+    "crates/overflowml-hardware/src/cuda",
 ];
 
 /// Crates whose root must say `#![forbid(unsafe_code)]`.

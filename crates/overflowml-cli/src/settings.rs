@@ -23,6 +23,7 @@ pub fn session(
         logits,
         threads: host.threads.map(usize::from),
         direct_io: !host.no_direct_io,
+        later: overflowml::Bytes::ZERO,
     }
 }
 

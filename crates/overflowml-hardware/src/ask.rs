@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::nvml;
+use crate::{link, nvml};
 
 /// The hidden first argument; the second is the question.
 const ARGUMENT: &str = "--overflowml-ask-a-driver";
@@ -30,6 +30,10 @@ pub(crate) enum Question {
     Nvml {
         libraries: Vec<String>,
         live: bool,
+    },
+    /// Copies to and from NVIDIA GPUs are timed.
+    Links {
+        libraries: Vec<String>,
     },
     /// macOS only.
     Metal,
@@ -62,6 +66,7 @@ fn answer(question: &Question) -> Option<String> {
         Question::Nvml { libraries, live } => {
             serde_json::to_string(&nvml::ask(libraries, *live)).ok()
         }
+        Question::Links { libraries } => serde_json::to_string(&link::time(libraries)).ok(),
         Question::Metal => serde_json::to_string(&crate::os::metal()).ok(),
     }
 }

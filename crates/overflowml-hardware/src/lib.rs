@@ -3,8 +3,8 @@
 //! The system is asked through small text files and vendors' libraries; what they say is a capture, and what follows
 //! from a capture is computed by pure functions that are tested on captured machines. What is absent is a value
 //! ([`Library::Absent`](overflowml_types::Library), `None`), never an error, and every number says where it comes from.
-//! No context is created on an accelerator.
-#![forbid(unsafe_code)]
+//! No context is created on an accelerator, except to time the way to it ([`time_links`]).
+#![deny(unsafe_code)]
 
 mod amd;
 mod apple;
@@ -14,8 +14,13 @@ mod capture;
 pub mod catalogue;
 mod cgroup;
 mod cpu;
+// The calls of a C library.
+#[allow(unsafe_code)]
+mod cuda;
 mod disk;
+mod fdinfo;
 mod intel;
+mod link;
 mod memory;
 mod numa;
 mod nvidia;
@@ -35,6 +40,7 @@ use overflowml_types::{Bytes, Disk, Known, Machine};
 pub use crate::ask::serve_probe;
 use crate::ask::{Question, ask};
 use crate::capture::{Capture, System, VARIABLES};
+pub use crate::link::{DeviceLink, LinkSpeed, LinkState};
 pub use crate::memory::ProcessMemory;
 use crate::nvidia::NvmlState;
 use crate::root::Root;
@@ -65,7 +71,11 @@ pub fn probe(options: &ProbeOptions) -> Machine {
     os::look(&mut capture, patience);
     capture.nvml = ask_nvml(options, patience);
     let disk = options.path.as_deref().and_then(|path| disk::under(&capture.root, path));
-    assemble::machine(&capture, disk)
+    let mut machine = assemble::machine(&capture, disk);
+    if options.live {
+        fdinfo::list(&capture.root, &mut machine.gpus);
+    }
+    machine
 }
 
 /// What the system says without asking a vendor.
@@ -102,6 +112,23 @@ fn ask_nvml(options: &ProbeOptions, patience: Duration) -> NvmlState {
     let library = libraries.first().cloned().unwrap_or_default();
     let question = Question::Nvml { libraries, live: options.live };
     ask(question, patience).unwrap_or_else(|error| NvmlState::Failed { library, error })
+}
+
+/// Times copies between main memory and the NVIDIA GPUs that this process may use, for up to ten seconds.
+///
+/// Blocks, and creates a context on each GPU for a moment, in a process of its own where there can be one.
+/// `$OVERFLOWML_CUDA` names another driver library.
+pub fn time_links() -> LinkState {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let named = set("OVERFLOWML_CUDA");
+    let libraries = match named.map_or_else(os::cuda_libraries, |named| Ok(vec![named])) {
+        Ok(libraries) => libraries,
+        Err(looked_in) => return LinkState::Absent { looked_in },
+    };
+    let library = libraries.first().cloned().unwrap_or_default();
+    let patience = patience_of_user().unwrap_or(PATIENCE);
+    let answer = ask(Question::Links { libraries }, patience);
+    answer.unwrap_or_else(|error| LinkState::Failed { library, error })
 }
 
 fn patience_of_user() -> Option<Duration> {

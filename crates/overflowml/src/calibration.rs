@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use overflowml_exec::{Kernels, Pool, measure};
 use overflowml_formats::Model;
 use overflowml_hardware as hardware;
+use overflowml_hardware::{LinkSpeed, LinkState, ProbeOptions};
 use overflowml_plan::Rates;
 use overflowml_stream::measure_disk;
-use overflowml_types::{Bytes, BytesPerSecond, Known, Machine};
+use overflowml_types::{Bytes, BytesPerSecond, Gpu, Known, Machine};
 use serde::{Deserialize, Serialize};
 
 use crate::cache_dir;
@@ -40,8 +41,34 @@ pub struct Calibration {
     pub flops: Option<f64>,
     /// Direct reads, per block device.
     pub disks: BTreeMap<String, DiskSpeed>,
+    /// Copies to and from accelerators, per device: its identifier, driver and slot, any of which makes a stored figure
+    /// void when it changes.
+    #[serde(default)]
+    pub links: BTreeMap<String, StoredLink>,
     /// Seconds since 1970.
     pub measured_at: u64,
+}
+
+/// The measured speed of the way to a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredLink {
+    /// The device's name.
+    pub name: String,
+    /// Both ways.
+    #[serde(flatten)]
+    pub speed: LinkSpeed,
+    /// Seconds since 1970.
+    pub measured_at: u64,
+}
+
+/// What [`calibrate`] measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Calibrated {
+    /// As it was stored.
+    #[serde(flatten)]
+    pub calibration: Calibration,
+    /// How timing the way to GPUs went.
+    pub link: LinkState,
 }
 
 /// A disk's measured speed.
@@ -80,6 +107,7 @@ impl Calibration {
             memory: None,
             flops: None,
             disks: BTreeMap::new(),
+            links: BTreeMap::new(),
             measured_at: now(),
         }
     }
@@ -131,7 +159,19 @@ impl Calibration {
             memory: measured.map(|measured| measured.memory),
             flops: measured.map(|measured| measured.flops),
             disks: BTreeMap::new(),
+            links: BTreeMap::new(),
             measured_at: now(),
+        }
+    }
+
+    fn remember(&mut self, link: &LinkState) {
+        let LinkState::Timed(devices) = link else { return };
+        let gpus = hardware::probe(&ProbeOptions::default()).gpus;
+        for device in devices.iter().filter(|device| device.speed != LinkSpeed::default()) {
+            let gpu = gpus.iter().find(|gpu| is_same(gpu.uuid.as_deref(), device.uuid.as_deref()));
+            let Some(key) = gpu.map(link_key).or_else(|| device.uuid.clone()) else { continue };
+            let (name, speed) = (device.name.clone(), device.speed);
+            self.links.insert(key, StoredLink { name, speed, measured_at: now() });
         }
     }
 
@@ -156,18 +196,22 @@ impl Calibration {
     }
 }
 
-/// Measures compute speed anew, and the disk under `model` if one is given; stores the result.
+/// Measures compute speed and the way to NVIDIA GPUs anew, and the disk under `model` if one is given; stores the result.
 ///
 /// # Errors
 /// If the model's files cannot be read.
-pub fn calibrate(model: Option<&Model>) -> Result<Calibration, Error> {
+pub fn calibrate(model: Option<&Model>) -> Result<Calibrated, Error> {
     const MOST_READ: Bytes = Bytes::gib(2);
     const LONGEST: Duration = Duration::from_secs(3);
     let threads = hardware::usable_threads();
     let machine = identity(threads);
-    let disks = Calibration::load(&machine).map(|stored| stored.disks).unwrap_or_default();
+    let before = Calibration::load(&machine);
     let mut measured = Calibration::measure_compute(machine, threads, Bytes::mib(512));
-    measured.disks = disks;
+    if let Some(before) = before {
+        (measured.disks, measured.links) = (before.disks, before.links);
+    }
+    let link = hardware::time_links();
+    measured.remember(&link);
     if let Some(model) = model {
         let largest = model.manifest.files.iter().max_by_key(|file| file.size);
         if let Some(file) = largest {
@@ -178,7 +222,7 @@ pub fn calibrate(model: Option<&Model>) -> Result<Calibration, Error> {
         }
     }
     measured.store();
-    Ok(measured)
+    Ok(Calibrated { calibration: measured, link })
 }
 
 /// The machine that this runs on, with what is stored of its speeds: how, and how long ago they were measured.
@@ -194,7 +238,46 @@ pub fn with_measured(mut machine: Machine) -> Machine {
         let age = Duration::from_secs(now().saturating_sub(speed.measured_at));
         disk.rate = Some(Known::measured(speed.read, format!("direct reads, {} ago", Ago(age))));
     }
+    for gpu in &mut machine.gpus {
+        if let Some(known) = stored.links.get(&link_key(gpu)).and_then(StoredLink::known) {
+            gpu.link.get_or_insert_default().rate = Some(known);
+        }
+    }
     machine
+}
+
+impl StoredLink {
+    /// What streams to the device uses: copies from memory that it reads by itself.
+    fn known(&self) -> Option<Known<BytesPerSecond>> {
+        let (rate, how) = match (self.speed.pinned_in, self.speed.pageable_in) {
+            (Some(rate), _) => (rate, "pinned"),
+            (None, rate) => (rate?, "pageable"),
+        };
+        let age = Duration::from_secs(now().saturating_sub(self.measured_at));
+        let source = format!("copies from {how} memory, {} ago", Ago(age));
+        Some(Known::measured(rate, source))
+    }
+}
+
+/// Whether the management library and CUDA mean the same device; they write different prefixes.
+fn is_same(managed: Option<&str>, cuda: Option<&str>) -> bool {
+    let digits = |text: &str| text.split_once('-').map(|(_, digits)| digits.to_ascii_lowercase());
+    managed.and_then(digits).is_some_and(|own| Some(own) == cuda.and_then(digits))
+}
+
+/// A device, its driver and its slot.
+fn link_key(gpu: &Gpu) -> String {
+    let place = || format!("{} at {}", gpu.name, gpu.pci.as_deref().unwrap_or("an unknown place"));
+    let slot = gpu.link.as_ref().map_or((None, None), |link| (link.generation, link.width));
+    let known =
+        |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |known| known.to_string());
+    format!(
+        "{}, driver {}, PCIe {} x{}",
+        gpu.uuid.clone().unwrap_or_else(place),
+        gpu.driver.as_deref().unwrap_or("unknown"),
+        known(slot.0),
+        known(slot.1)
+    )
 }
 
 /// A duration in the largest unit that it has one of.
@@ -225,7 +308,41 @@ impl fmt::Display for Calibration {
         for (device, speed) in &self.disks {
             writeln!(f, "disk     {device}: {} in direct reads (measured)", speed.read)?;
         }
+        for stored in self.links.values() {
+            let LinkSpeed { pinned_in, pinned_out, pageable_in, pageable_out } = stored.speed;
+            let both = |there: Option<BytesPerSecond>, back: Option<BytesPerSecond>| {
+                let shown = |rate: Option<BytesPerSecond>| {
+                    rate.map_or_else(|| "unknown".to_owned(), |rate| rate.to_string())
+                };
+                format!("{} there, {} back", shown(there), shown(back))
+            };
+            let (pinned, pageable) = (both(pinned_in, pinned_out), both(pageable_in, pageable_out));
+            let name = &stored.name;
+            writeln!(
+                f,
+                "link     {name}: {pinned} with pinned memory; {pageable} without (measured)"
+            )?;
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for Calibrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.calibration.fmt(f)?;
+        match &self.link {
+            LinkState::Failed { library, error } => {
+                writeln!(f, "link     not timed: {library}: {error}")
+            }
+            LinkState::Timed(devices) => {
+                devices.iter().try_for_each(|device| match &device.error {
+                    Some(error) => writeln!(f, "link     {}: not all timed: {error}", device.name),
+                    None => Ok(()),
+                })
+            }
+            // Most machines have no such GPU.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use overflowml_hardware::{ProbeOptions, probe};
 use overflowml_plan::device::decide;
 pub use overflowml_plan::device::{
-    Candidate, Decision, MoeSize, Offload, Precision, Rejected, StagePlan, Unit, WhyNot, Wish,
-    choose, moe_of_size, of_size,
+    Candidate, Decision, Lane, MoeSize, Offload, Precision, Rejected, Span, StagePlan, StageUse,
+    Unit, WhyNot, Wish, choose, moe_of_size, of_size,
 };
 use overflowml_plan::rules::{
     self, Backend, Effect, Feature, Kind, Match, Quantization, Runtime, Severity, Situation,
@@ -236,6 +236,15 @@ impl DevicePlan {
         lines.extend(self.why(best));
         lines.extend(self.advice_lines());
         lines
+    }
+
+    /// The first thing that stands in the way of any plan, in words.
+    pub fn why_nothing_fits(&self) -> String {
+        let memory = |one: &&Rejected| {
+            matches!(one.why, WhyNot::DeviceMemory { .. } | WhyNot::HostMemory { .. })
+        };
+        let reason = self.decision.rejected.iter().find(memory).map(|one| one.reason.clone());
+        reason.unwrap_or_else(|| "nothing fits".to_owned())
     }
 
     fn memory_lines(&self, best: &Candidate) -> Vec<String> {

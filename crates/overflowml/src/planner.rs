@@ -26,6 +26,8 @@ pub struct SessionRequest {
     pub threads: Option<usize>,
     /// Whether reads may bypass the page cache.
     pub direct_io: bool,
+    /// Memory that this process will hold before the run and does not hold yet: a tokenizer that was not read.
+    pub later: Bytes,
 }
 
 impl SessionRequest {
@@ -39,6 +41,7 @@ impl SessionRequest {
             logits,
             threads: None,
             direct_io: true,
+            later: Bytes::ZERO,
         }
     }
 }
@@ -72,7 +75,8 @@ impl Planner {
         let threads = wanted.threads.unwrap_or_else(hardware::usable_threads);
         let budget = wanted.memory.unwrap_or_else(free_budget);
         let calibration = calibrate(threads, budget.share(0.25));
-        let overhead = overhead::now();
+        let mut overhead = overhead::now();
+        overhead.value = overhead.value.saturating_add(wanted.later);
         // A larger context is asked for as if more were to be generated.
         let needed = wanted.prompt + wanted.generate;
         let generate =

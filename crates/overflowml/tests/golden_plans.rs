@@ -1,12 +1,19 @@
-//! What is recommended for every fixture machine and a range of models: one reviewed snapshot.
+//! What is recommended for every fixture machine and a range of models: reviewed snapshots, one of stand-ins by size
+//! and one of published models.
 
 #![allow(clippy::unwrap_used)] // a failure stops the test
+
+#[path = "../../overflowml-formats/tests/configurations/mod.rs"]
+mod configurations;
 
 use std::fmt::Write;
 use std::path::Path;
 
 use overflowml::device::{MoeSize, Wish, moe_of_size, of_size, plan_device};
 use overflowml::{Bytes, Machine, ModelProfile, catalogue};
+use overflowml_formats::fixture::MemoryDir;
+use overflowml_formats::profile_in;
+use serde_json::{Value, json};
 
 /// Every fixture machine, as `overflowml-hardware` reads it: its own reviewed snapshots.
 fn machines() -> Vec<(String, Machine)> {
@@ -64,34 +71,114 @@ fn models() -> Vec<ModelProfile> {
     models
 }
 
-#[test]
-fn recommendations_are_as_reviewed() {
-    let mut text = String::new();
+/// Published models, from their configurations alone.
+fn published() -> Vec<ModelProfile> {
+    let decoders = [
+        "Llama-3.2-1B",
+        "Llama-3-8B",
+        "Gemma-3-1B",
+        "Gemma-2-9B",
+        "Phi-4",
+        "Qwen3-32B",
+        "Llama-3-70B",
+    ];
+    let mixtures = [
+        "OLMoE-1B-7B",
+        "DeepSeek-V2-Lite",
+        "gpt-oss-20b",
+        "Qwen3-30B-A3B",
+        "Mixtral-8x7B",
+        "gpt-oss-120b",
+        "Mixtral-8x22B",
+        "Qwen3-235B-A22B",
+        "DeepSeek-V3",
+    ];
+    let all = [configurations::small_decoders(), configurations::mixtures()].concat();
+    let find = |name: &&str| {
+        let (name, _, config) = all.iter().find(|(known, ..)| known == name).unwrap();
+        let dir = MemoryDir::default().with("config.json", config.to_string());
+        named(name, profile_in(&dir, None).unwrap())
+    };
+    let hybrid =
+        MemoryDir::default().with("config.json", configurations::qwen3_6_27b().to_string());
+    let mut models: Vec<_> = decoders.iter().map(find).collect();
+    models.push(named("Qwen3.6-27B", profile_in(&hybrid, None).unwrap()));
+    models.extend(mixtures.iter().map(find));
+    let encoders = configurations::parts_of_pipelines().into_iter();
+    models.extend(encoders.filter(|(name, ..)| name.contains("T5") || name.contains("bigG")).map(
+        |(name, _, config)| {
+            let dir = MemoryDir::default().with("config.json", config.to_string());
+            named(name, profile_in(&dir, None).unwrap())
+        },
+    ));
+    models.extend(configurations::pipelines().iter().map(pipeline));
+    models
+}
+
+fn named(name: &str, mut profile: ModelProfile) -> ModelProfile {
+    name.clone_into(&mut profile.name);
+    profile
+}
+
+/// A pipeline's folder: an index, and a configuration for each component. Published in 16 bits.
+fn pipeline(
+    (name, class, parts): &(&'static str, &'static str, Vec<configurations::Component>),
+) -> ModelProfile {
+    let mut index = json!({ "_class_name": class });
+    let mut dir = MemoryDir::default();
+    for (part, class, config) in parts {
+        index[part] = json!(["diffusers", class]);
+        let mut config: Value = config.clone();
+        config["torch_dtype"] = json!("bfloat16");
+        dir = dir.with(&format!("{part}/config.json"), config.to_string());
+    }
+    let profile = profile_in(&dir.with("model_index.json", index.to_string()), None).unwrap();
+    assert_eq!(profile.components.len(), parts.len(), "{name}: {:?}", profile.notes);
+    named(name, profile)
+}
+
+/// One line: how, how fast and limited by what, memory by tier.
+fn line(model: ModelProfile, machine: &Machine) -> String {
+    let name = model.name.clone();
+    let wish = Wish::usual(model.task);
+    let plan = plan_device(model, machine.clone(), wish);
+    let answer = plan.decision.recommended().map_or_else(
+        || "does not fit".to_owned(),
+        |best| {
+            format!(
+                "{}, {}/{} by {}, {} on GPU, {} in RAM, {} on disk",
+                best.name(),
+                best.speed.seconds.expected,
+                best.speed.unit.name(),
+                best.speed.limited_by,
+                best.memory.device.expected,
+                best.memory.host.expected,
+                best.memory.disk
+            )
+        },
+    );
+    format!("  {name}: {answer}\n")
+}
+
+fn lines(models: &[ModelProfile]) -> String {
     let machines = machines();
-    assert!(machines.len() >= 25 && models().len() >= 25);
+    assert!(machines.len() >= 25 && models.len() >= 25);
+    let mut text = String::new();
     for (name, machine) in machines {
         writeln!(text, "{name}").unwrap();
-        for model in models() {
-            let name = model.name.clone();
-            let plan = plan_device(model, machine.clone(), Wish::default());
-            let answer = plan.decision.recommended().map_or_else(
-                || "does not fit".to_owned(),
-                |best| {
-                    format!(
-                        "{}, {}/{}, {} on GPU, {} in RAM, {} on disk",
-                        best.name(),
-                        best.speed.seconds.expected,
-                        best.speed.unit.name(),
-                        best.memory.device.expected,
-                        best.memory.host.expected,
-                        best.memory.disk
-                    )
-                },
-            );
-            writeln!(text, "  {name}: {answer}").unwrap();
-        }
+        text.extend(models.iter().map(|model| line(model.clone(), &machine)));
     }
-    insta::assert_snapshot!(text);
+    text
+}
+
+#[test]
+fn recommendations_are_as_reviewed() {
+    insta::assert_snapshot!(lines(&models()));
+}
+
+#[test]
+fn recommendations_for_published_models_are_as_reviewed() {
+    insta::assert_snapshot!(lines(&published()));
 }
 
 #[test]

@@ -48,9 +48,9 @@ pub struct SubjectArgs {
     /// How keys and values are cached on a GPU.
     #[arg(long, value_enum, default_value_t = Kv::F16)]
     pub kv: Kv,
-    /// Size of pictures or video frames, in pixels.
-    #[arg(long, value_name = "WxH", default_value = "1024x1024", value_parser = parse_size)]
-    pub size: (u64, u64),
+    /// Size of pictures (1024x1024 if not given) or video frames (832x480), in pixels.
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    pub size: Option<(u64, u64)>,
     /// Frames of a video.
     #[arg(long, value_name = "N", default_value_t = 81, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub frames: u32,

@@ -1,6 +1,6 @@
 //! `overflowml can-run`
 
-use overflowml::device::{Candidate, Offload, WhyNot, choose, plan_device};
+use overflowml::device::{Candidate, Offload, choose, plan_device};
 use serde_json::json;
 
 use super::Answer;
@@ -15,14 +15,7 @@ pub fn run(args: &CanRunArgs) -> anyhow::Result<Answer> {
     let reason = found.map_or_else(
         || match plan.decision.recommended() {
             Some(best) => format!("only with more moving than allowed: {}", best.name()),
-            None => plan
-                .decision
-                .rejected
-                .iter()
-                .find(|one| {
-                    matches!(one.why, WhyNot::DeviceMemory { .. } | WhyNot::HostMemory { .. })
-                })
-                .map_or_else(|| "nothing fits".to_owned(), |one| one.reason.clone()),
+            None => plan.why_nothing_fits(),
         },
         |one| {
             let speed = &one.speed;

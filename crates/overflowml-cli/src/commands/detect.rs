@@ -68,7 +68,7 @@ fn text(machine: &Machine, live: bool) -> String {
         let _ = writeln!(lines.text, "GPU {}: {}{}", gpu.index, gpu.name, what(gpu));
         self::gpu(gpu, &mut lines);
         if live {
-            holders(gpu, &mut lines);
+            holders(gpu, &machine.os, &mut lines);
         }
     }
     let mut text = format!("{}\n{}", answer(machine), lines.text);
@@ -263,15 +263,21 @@ fn types(support: &DTypeSupport) -> String {
     groups.map(|(what, names)| format!("{what} {names}")).collect::<Vec<_>>().join("; ")
 }
 
-fn holders(gpu: &Gpu, lines: &mut Lines) {
+fn holders(gpu: &Gpu, os: &str, lines: &mut Lines) {
     for process in &gpu.processes {
         let used = process.used.map_or_else(|| "an unknown amount".to_owned(), |b| b.to_string());
         let name = process.name.as_deref().unwrap_or("unknown program");
         lines.line("holder", &format!("{name} (process {}) holds {used}   reported", process.pid));
     }
     if gpu.processes.is_empty() {
-        let known = gpu.vendor == overflowml::Vendor::Nvidia;
-        lines.line("holder", if known { "none that the driver names" } else { "unknown" });
+        let none = match (gpu.vendor, os) {
+            (overflowml::Vendor::Nvidia, _) => "none that the driver names",
+            (overflowml::Vendor::Amd | overflowml::Vendor::Intel, "linux") => {
+                "none that this user may see"
+            }
+            _ => "unknown",
+        };
+        lines.line("holder", none);
     }
 }
 

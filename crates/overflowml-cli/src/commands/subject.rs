@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use overflowml::catalogue;
 use overflowml::device::{MoeSize, Wish, machine_here, moe_of_size, of_size};
-use overflowml::{Bytes, CacheElement, Machine, ModelProfile};
+use overflowml::{Bytes, CacheElement, Machine, ModelProfile, Task};
 
 use crate::args::{HostArgs, Kv, Precision, SubjectArgs};
 
@@ -26,7 +26,8 @@ pub fn subject(args: &SubjectArgs, host: &HostArgs) -> anyhow::Result<Subject> {
     let is_here = is_here(args);
     let path = typed.as_deref().and_then(overflowml::local_path);
     let machine = machine(args, path.as_deref())?;
-    Ok(Subject { model, machine, wish: wish(args, host), typed, is_here })
+    let wish = wish(args, host, model.task);
+    Ok(Subject { model, machine, wish, typed, is_here })
 }
 
 /// The machine that is meant: this one, one from a file, or one that is described.
@@ -124,7 +125,9 @@ fn moe(figures: &[f64]) -> anyhow::Result<ModelProfile> {
     )
 }
 
-fn wish(args: &SubjectArgs, host: &HostArgs) -> Wish {
+fn wish(args: &SubjectArgs, host: &HostArgs, task: Task) -> Wish {
+    let usual = Wish::usual(task);
+    let (width, height) = args.size.unwrap_or((usual.width, usual.height));
     Wish {
         vram: args.vram,
         memory: host.memory,
@@ -139,8 +142,8 @@ fn wish(args: &SubjectArgs, host: &HostArgs) -> Wish {
             Kv::F8 => CacheElement::F8,
             Kv::Q4_0 => CacheElement::Q4_0,
         },
-        width: args.size.0,
-        height: args.size.1,
+        width,
+        height,
         frames: args.frames.into(),
         steps: args.steps.into(),
         quantize: !args.no_quantize && host.precision != Precision::Exact,

@@ -16,7 +16,8 @@ use crate::root::Root;
 const NODES: [&str; 5] =
     ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu"];
 
-const LIBRARY: &str = "libnvidia-ml.so.1";
+const MANAGEMENT: &str = "libnvidia-ml.so.1";
+const CUDA: &str = "libcuda.so.1";
 
 pub(crate) fn look(_: &mut Capture, _: Duration) {}
 
@@ -26,15 +27,23 @@ pub(crate) fn host_facts() -> Option<HostFacts> {
     None
 }
 
-/// Where to look; the places in vain if there is no device, which makes searching the library path useless.
 pub(crate) fn nvml_libraries() -> Result<Vec<String>, Vec<String>> {
+    libraries(MANAGEMENT)
+}
+
+pub(crate) fn cuda_libraries() -> Result<Vec<String>, Vec<String>> {
+    libraries(CUDA)
+}
+
+/// Where to look; the places in vain if there is no device, which makes searching the library path useless.
+fn libraries(name: &str) -> Result<Vec<String>, Vec<String>> {
     if !NODES.iter().any(|node| Path::new(node).exists()) {
         return Err(NODES.map(str::to_owned).to_vec());
     }
     // Windows' Linux has its own; a copy that a package installed does not work there.
     let windows = Path::new("/dev/dxg").exists();
-    let first = windows.then(|| format!("/usr/lib/wsl/lib/{LIBRARY}"));
-    Ok(first.into_iter().chain([LIBRARY.to_owned()]).collect())
+    let first = windows.then(|| format!("/usr/lib/wsl/lib/{name}"));
+    Ok(first.into_iter().chain([name.to_owned()]).collect())
 }
 
 pub(crate) fn metal() -> Option<MetalDevice> {

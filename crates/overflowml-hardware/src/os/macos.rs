@@ -32,6 +32,10 @@ pub(crate) fn nvml_libraries() -> Result<Vec<String>, Vec<String>> {
     Err(Vec::new())
 }
 
+pub(crate) fn cuda_libraries() -> Result<Vec<String>, Vec<String>> {
+    Err(Vec::new())
+}
+
 pub(crate) fn metal() -> Option<MetalDevice> {
     let device = MTLCreateSystemDefaultDevice()?;
     Some(MetalDevice {

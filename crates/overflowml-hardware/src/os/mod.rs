@@ -17,7 +17,8 @@ mod imp;
 mod imp;
 
 pub(crate) use imp::{
-    direct_io, free_space, host_facts, look, look_at_host, metal, nvml_libraries, process_memory,
+    cuda_libraries, direct_io, free_space, host_facts, look, look_at_host, metal, nvml_libraries,
+    process_memory,
 };
 
 /// Standard output of a short command; `None` if it cannot be run.

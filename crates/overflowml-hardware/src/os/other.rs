@@ -21,6 +21,10 @@ pub(crate) fn nvml_libraries() -> Result<Vec<String>, Vec<String>> {
     Err(Vec::new())
 }
 
+pub(crate) fn cuda_libraries() -> Result<Vec<String>, Vec<String>> {
+    Err(Vec::new())
+}
+
 pub(crate) fn metal() -> Option<MetalDevice> {
     None
 }

@@ -71,6 +71,10 @@ pub(crate) fn nvml_libraries() -> Result<Vec<String>, Vec<String>> {
     Ok(vec!["nvml.dll".to_owned(), older])
 }
 
+pub(crate) fn cuda_libraries() -> Result<Vec<String>, Vec<String>> {
+    Ok(vec!["nvcuda.dll".to_owned()])
+}
+
 pub(crate) fn metal() -> Option<MetalDevice> {
     None
 }

@@ -1,6 +1,8 @@
 use overflowml_types::{Bytes, Seconds};
 use serde::{Deserialize, Serialize};
 
+use super::simulate::{self, Span, Step};
+
 /// Where the parts of a model live between uses, in the words users know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -180,8 +182,18 @@ pub struct StageUse {
     pub passes: u64,
     /// Each.
     pub seconds: Seconds,
-    /// `compute`, `memory`, `link`, `disk` or `processor`.
+    /// `compute`, `memory`, `host memory`, `processor`, `link` or `disk`.
     pub limited_by: &'static str,
+    /// What each group takes.
+    #[serde(skip)]
+    pub(crate) steps: Vec<Step>,
+}
+
+impl StageUse {
+    /// When disk, link and processor or accelerator work on which group in the first `passes` passes, as simulated.
+    pub fn timeline(&self, passes: u64) -> Vec<Span> {
+        simulate::spans(&self.steps, passes)
+    }
 }
 
 /// How fast a candidate is.

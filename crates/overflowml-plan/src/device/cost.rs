@@ -1,12 +1,13 @@
 //! What a pass costs on a machine with accelerators. Every formula of that is here.
 //!
-//! A pass computes on the accelerator while what does not stay there streams to it: `max(compute, streamed / link,
-//! read / disk)`, and a share of the shorter one, because both use the same memory. Few tokens are multiplied faster where the weights are: then the processor computes its own part,
-//! after the accelerator's, `compute of the one + max(compute of the other, read / disk)`.
+//! A pass computes on the accelerator while what does not stay there streams to it. What each group takes of disk, link
+//! and accelerator is computed here; `simulate` finds when it happens. Few tokens are multiplied faster where the
+//! weights are: then the processor computes its own part of every group after the accelerator's.
 
 use overflowml_types::{Bytes, Seconds};
 
 use super::resources::{Accelerator, HostSide};
+use super::simulate::{self, Step};
 use super::stages::{Stage, Use};
 
 /// What copying and computing at the same time cost each other, as a share of the shorter one.
@@ -14,6 +15,9 @@ const CONTENTION: f64 = 0.15;
 
 /// Starting one copy and waiting for its end.
 const PER_COPY: f64 = 30e-6;
+
+/// Starting what one group computes on an accelerator.
+const LAUNCH: f64 = 30e-6;
 
 /// Weights in one tier: what every pass uses, and experts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -72,72 +76,159 @@ pub(crate) enum Side<'a> {
     Host(&'a HostSide),
 }
 
-/// A time, and what it is limited by.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a pass takes, and what it is limited by.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Timed {
+    /// Each, of a run of as many as there are.
     pub(crate) seconds: Seconds,
+    /// The first alone, with nothing in the slots.
+    pub(crate) first: Seconds,
     pub(crate) by: &'static str,
+    pub(crate) steps: Vec<Step>,
 }
 
-impl Timed {
-    /// Both at once.
-    fn beside(self, other: Self) -> Self {
-        let (long, short) =
-            if self.seconds < other.seconds { (other, self) } else { (self, other) };
-        let seconds = Seconds::new(long.seconds.get() + CONTENTION * short.seconds.get());
-        Self { seconds, by: long.by }
-    }
-}
+/// Seconds, and what takes them.
+type Term = (f64, &'static str);
 
 /// One pass over a stage.
 pub(crate) fn pass(side: Side<'_>, stage: &Stage, split: Split, pass: Use) -> Timed {
-    let cache = if pass.cached { stage.cache.as_f64() } else { 0.0 };
-    let (device, host, disk) =
-        (split.device.used(pass), split.host.used(pass), split.disk.used(pass));
+    let work = Work::of(stage, split, pass);
     match side {
-        Side::Host(processor) => {
-            let read = cache + device + host + disk;
-            longest(&[
-                (read / processor.memory.value.get(), "memory"),
-                (pass.flops / processor.flops.value, "processor"),
-                (disk / processor.disk.value.get(), "disk"),
-            ])
-        }
-        Side::Device(accelerator, processor) => {
-            let all = device + host + disk;
-            #[allow(clippy::cast_precision_loss)] // group counts
-            let copies = if host + disk > 0.0 {
-                PER_COPY * stage.groups as f64 * (host + disk) / all.max(1.0)
-            } else {
-                0.0
-            };
-            let computed = longest(&[
-                ((cache + all) / accelerator.memory.value.get(), "memory"),
-                (pass.flops / accelerator.flops.value, "compute"),
-            ]);
-            let copied = longest(&[
-                ((host + disk) / accelerator.link.value.get() + copies, "link"),
-                (disk / processor.disk.value.get(), "disk"),
-            ]);
-            let streamed = computed.beside(copied);
-            if stage.cache.is_zero() || host + disk == 0.0 {
+        Side::Host(host) => work.on_host(host),
+        Side::Device(card, host) => {
+            let streamed = work.streamed(card, host);
+            // Only language models are cut so that two can compute one pass.
+            if stage.cache.is_zero() || work.host + work.disk == 0.0 {
                 return streamed;
             }
-            let there = device / all.max(1.0);
-            let own = longest(&[
-                ((cache + device) / accelerator.memory.value.get(), "memory"),
-                (pass.flops * there / accelerator.flops.value, "compute"),
-            ]);
-            let other = longest(&[
-                ((host + disk) / processor.memory.value.get(), "host memory"),
-                (pass.flops * (1.0 - there) / processor.flops.value, "processor"),
-                (disk / processor.disk.value.get(), "disk"),
-            ]);
-            let by = if own.seconds > other.seconds { own.by } else { other.by };
-            let shared =
-                Timed { seconds: Seconds::new(own.seconds.get() + other.seconds.get()), by };
+            let shared = work.shared(card, host);
             if shared.seconds < streamed.seconds { shared } else { streamed }
         }
+    }
+}
+
+/// A pass over a stage, in bytes that are used: experts that no token chooses are not.
+struct Work<'a> {
+    stage: &'a Stage,
+    split: Split,
+    pass: Use,
+    /// Of the KV cache.
+    cache: f64,
+    device: f64,
+    host: f64,
+    disk: f64,
+}
+
+impl<'a> Work<'a> {
+    fn of(stage: &'a Stage, split: Split, pass: Use) -> Self {
+        let cache = if pass.cached { stage.cache.as_f64() } else { 0.0 };
+        let (device, host, disk) =
+            (split.device.used(pass), split.host.used(pass), split.disk.used(pass));
+        Self { stage, split, pass, cache, device, host, disk }
+    }
+
+    fn all(&self) -> f64 {
+        self.device + self.host + self.disk
+    }
+
+    /// The processor computes; what is on disk is read ahead.
+    fn on_host(&self, host: &HostSide) -> Timed {
+        let compute = longest(&[
+            ((self.cache + self.all()) / host.memory.value.get(), "memory"),
+            (self.pass.flops / host.flops.value, "processor"),
+        ]);
+        self.timed(compute, 0.0, (0.0, 0.0), host)
+    }
+
+    /// The accelerator computes; what is elsewhere is copied ahead.
+    fn streamed(&self, card: &Accelerator, host: &HostSide) -> Timed {
+        let compute = longest(&[
+            ((self.cache + self.all()) / card.memory.value.get(), "memory"),
+            (self.pass.flops / card.flops.value, "compute"),
+        ]);
+        self.timed(compute, LAUNCH, (1.0 / card.link.value.get(), PER_COPY), host)
+    }
+
+    /// Both compute, one after the other, what they have.
+    fn shared(&self, card: &Accelerator, host: &HostSide) -> Timed {
+        let there = self.device / self.all().max(1.0);
+        let own = longest(&[
+            ((self.cache + self.device) / card.memory.value.get(), "memory"),
+            (self.pass.flops * there / card.flops.value, "compute"),
+        ]);
+        let other = longest(&[
+            ((self.host + self.disk) / host.memory.value.get(), "host memory"),
+            (self.pass.flops * (1.0 - there) / host.flops.value, "processor"),
+        ]);
+        let by = if own.0 > other.0 { own.1 } else { other.1 };
+        self.timed((own.0 + other.0, by), LAUNCH, (0.0, 0.0), host)
+    }
+
+    /// Simulates it: `compute` for all groups together, `launch` for each, `copy` for each byte and for each copy.
+    fn timed(&self, compute: Term, launch: f64, copy: (f64, f64), host: &HostSide) -> Timed {
+        let steps = self.steps((compute.0, launch), copy, 1.0 / host.disk.value.get());
+        let sum = |pick: fn(&Step) -> f64| steps.iter().map(pick).sum::<f64>();
+        let by = longest(&[
+            (sum(|step| step.compute), compute.1),
+            (sum(|step| step.copy), "link"),
+            (sum(|step| step.read), "disk"),
+        ]);
+        Timed {
+            seconds: Seconds::new(simulate::per_pass(&steps, self.pass.passes)),
+            first: Seconds::new(simulate::per_pass(&steps, 1)),
+            by: by.1,
+            steps,
+        }
+    }
+
+    fn steps(
+        &self,
+        (compute, launch): (f64, f64),
+        (per_byte, per_copy): (f64, f64),
+        per_read: f64,
+    ) -> Vec<Step> {
+        let experts = self.pass.experts;
+        let all = self.all().max(1.0);
+        let (host, disk) =
+            (Share::of(self.split.host, self.stage), Share::of(self.split.disk, self.stage));
+        let copies = per_byte > 0.0;
+        let step = |piece: &Part| {
+            let used = piece.used(self.pass);
+            let read = disk.of_piece(*piece, experts);
+            let moved = host.of_piece(*piece, experts) + read;
+            let compute = launch + compute * used / all;
+            let copy =
+                if copies { moved * per_byte + per_copy * moved / used.max(1.0) } else { 0.0 };
+            let contention = CONTENTION * compute.min(copy);
+            let slot = (host.of_piece(*piece, 1.0) + disk.of_piece(*piece, 1.0))
+                .min(self.stage.largest.as_f64());
+            Step {
+                read: read * per_read,
+                copy: copy + contention,
+                compute: compute + contention,
+                slot: self.stage.largest.share(slot / self.stage.largest.as_f64().max(1.0)),
+            }
+        };
+        self.stage.pieces.iter().map(step).collect()
+    }
+}
+
+/// The share of a stage's weights that is in one tier: the same in every group.
+#[derive(Clone, Copy)]
+struct Share {
+    dense: f64,
+    experts: f64,
+}
+
+impl Share {
+    fn of(part: Part, stage: &Stage) -> Self {
+        let share = |part: Bytes, all: Bytes| part.as_f64() / all.as_f64().max(1.0);
+        Self { dense: share(part.dense, stage.dense), experts: share(part.experts, stage.experts) }
+    }
+
+    /// Its bytes of one group, of whose experts a share is used.
+    fn of_piece(self, piece: Part, experts: f64) -> f64 {
+        self.dense * piece.dense.as_f64() + self.experts * piece.experts.as_f64() * experts
     }
 }
 
@@ -164,13 +255,9 @@ pub(crate) fn swap_in(
         }
     };
     let (now, later) = (pass(side, stage, elsewhere, first), pass(side, stage, split, first));
-    Seconds::new(now.seconds.get() - later.seconds.get())
+    Seconds::new(now.first.get() - later.first.get())
 }
 
-fn longest(terms: &[(f64, &'static str)]) -> Timed {
-    let first = Timed { seconds: Seconds::new(0.0), by: "compute" };
-    terms.iter().fold(first, |most, &(seconds, by)| {
-        let seconds = Seconds::new(seconds);
-        if seconds > most.seconds { Timed { seconds, by } } else { most }
-    })
+fn longest(terms: &[Term]) -> Term {
+    terms.iter().fold((0.0, "compute"), |most, &term| if term.0 > most.0 { term } else { most })
 }

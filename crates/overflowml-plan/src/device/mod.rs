@@ -1,7 +1,7 @@
 //! Plans for machines with accelerators: which way of placing a model is fastest, and what it costs.
 //!
 //! Candidates are placement modes × precisions. Each is placed within the memory that is free, timed by the
-//! formulas of `cost`, and either offered or rejected with its reason. Nothing is moved here, and nothing is
+//! formulas of `cost` and in the virtual time of `simulate`, and either offered or rejected with its reason. Nothing is moved here, and nothing is
 //! asked of the system: a [`Machine`] that does not exist can be planned for.
 
 mod advice;
@@ -11,10 +11,11 @@ mod cost;
 mod estimate;
 mod place;
 mod resources;
+mod simulate;
 mod stages;
 mod standin;
 
-use overflowml_types::{Bytes, CacheElement, Machine, ModelProfile};
+use overflowml_types::{Bytes, CacheElement, Machine, ModelProfile, Task};
 use serde::{Deserialize, Serialize};
 
 pub use advice::Advice;
@@ -24,6 +25,7 @@ pub use candidate::{
 };
 pub use choose::choose;
 pub use resources::{Accelerator, HostSide, Resources};
+pub use simulate::{Lane, Span};
 pub use standin::{MoeSize, moe_of_size, of_size};
 
 /// What is wanted of a model, and what may be used for it.
@@ -87,6 +89,14 @@ impl Default for Wish {
 }
 
 impl Wish {
+    /// What is usual for a task: a clip has fewer pixels than a picture.
+    pub fn usual(task: Task) -> Self {
+        match task {
+            Task::Video => Self { width: 832, height: 480, ..Self::default() },
+            _ => Self::default(),
+        }
+    }
+
     /// Positions that the KV cache holds.
     pub fn positions(&self) -> u64 {
         self.context.unwrap_or(0).max(self.prompt.saturating_add(self.generate))

@@ -311,7 +311,7 @@ impl Job<'_> {
         let mut splits = Vec::new();
         let turns = stages.len() > 1;
         for stage in stages {
-            let fixed = stage.working.saturating_add(stage.slots());
+            let fixed = stage.working.saturating_add(stage.slots_on_host());
             if fixed > usable {
                 return Err(WhyNot::HostMemory { needed: fixed, available: usable });
             }
@@ -358,7 +358,7 @@ impl Job<'_> {
                 self.stage_plan(side, stage, split, again)
             })
             .collect();
-        let memory = self.memory(stages, placed, on_device);
+        let memory = self.memory(&plans, placed, on_device);
         let weights: Bytes = stages.iter().map(Stage::weights).sum();
         let load = host.disk.value.time_for(weights.left_after(memory.disk));
         Candidate {
@@ -366,7 +366,7 @@ impl Job<'_> {
             quantization: self.precision,
             on_device,
             devices,
-            speed: speed(self.model.task, &plans, load, side),
+            speed: speed(self.model.task, self.wish, &plans, load, side),
             memory,
             stages: plans,
             quality_risk: self.precision.quality(),
@@ -382,8 +382,14 @@ impl Job<'_> {
         split: Split,
         again: Option<Bytes>,
     ) -> StagePlan {
-        let streams = !split.disk.size().is_zero()
-            || matches!(side, Side::Device(..)) && !split.host.size().is_zero();
+        let slots = match side {
+            Side::Device(..) if split.host.size().saturating_add(split.disk.size()).is_zero() => {
+                Bytes::ZERO
+            }
+            Side::Device(..) => stage.slots(),
+            Side::Host(_) if split.disk.size().is_zero() => Bytes::ZERO,
+            Side::Host(_) => stage.slots_on_host(),
+        };
         let load = again.zip(stage.uses.first());
         let load = load.map(|(copy, &first)| cost::swap_in(side, stage, split, copy, first));
         let uses = stage.uses.iter().map(|&one| {
@@ -393,6 +399,7 @@ impl Job<'_> {
                 passes: one.passes,
                 seconds: timed.seconds,
                 limited_by: timed.by,
+                steps: timed.steps,
             }
         });
         StagePlan {
@@ -400,7 +407,7 @@ impl Job<'_> {
             device: split.device.size(),
             host: split.host.size(),
             disk: split.disk.size(),
-            slots: if streams { stage.slots() } else { Bytes::ZERO },
+            slots,
             working: stage.working,
             load_seconds: load.unwrap_or_default(),
             uses: uses.collect(),
@@ -408,21 +415,13 @@ impl Job<'_> {
     }
 
     /// The most in each tier: the largest stage if components take turns, else all weights and the largest need.
-    fn memory(&self, stages: &[Stage], placed: &Placed, on_device: bool) -> MemoryUse {
-        let each = stages.iter().zip(&placed.splits);
+    fn memory(&self, plans: &[StagePlan], placed: &Placed, on_device: bool) -> MemoryUse {
+        let each = plans.iter().zip(&placed.splits);
         let here = |split: &Split| if on_device { split.device.size() } else { split.host.size() };
-        let slots = |stage: &Stage, split: &Split| {
-            let elsewhere = if on_device { split.host.size() } else { Bytes::ZERO };
-            if elsewhere.saturating_add(split.disk.size()).is_zero() {
-                Bytes::ZERO
-            } else {
-                stage.slots()
-            }
-        };
         let kept: Bytes = placed.splits.iter().map(here).sum();
         let most = each.clone().map(|(stage, split)| {
             let weights = if placed.turns { here(split) } else { kept };
-            (weights.saturating_add(slots(stage, split)), stage.working)
+            (weights.saturating_add(stage.slots), stage.working)
         });
         let (weights, working) = most
             .max_by_key(|(weights, working)| weights.saturating_add(*working))
@@ -499,21 +498,19 @@ fn plus(estimate: Estimate<Bytes>, more: Bytes) -> Estimate<Bytes> {
 
 /// Adds up a run.
 #[allow(clippy::cast_precision_loss)] // pass counts
-fn speed(task: Task, stages: &[StagePlan], load: Seconds, side: Side<'_>) -> Speed {
-    let (unit, what) = match task {
-        Task::Text => (Unit::Token, "token"),
-        Task::Image | Task::Video => (Unit::Step, "step"),
-        _ => (Unit::Input, ""),
+fn speed(task: Task, wish: &Wish, stages: &[StagePlan], load: Seconds, side: Side<'_>) -> Speed {
+    let (unit, what, count) = match task {
+        Task::Text => (Unit::Token, "token", wish.generate),
+        Task::Image | Task::Video => (Unit::Step, "step", wish.steps),
+        _ => (Unit::Input, "", 1),
     };
     let uses = || stages.iter().flat_map(|stage| &stage.uses);
     let swapped: f64 = stages.iter().map(|stage| stage.load_seconds.get()).sum();
-    let passes: f64 = uses().map(|one| one.seconds.get() * one.passes as f64).sum();
-    let total = swapped + passes;
-    let one: f64 = uses().filter(|one| one.what == what).map(|one| one.seconds.get()).sum();
-    let expected = if unit == Unit::Input { total } else { one };
-    let longest = uses().max_by(|a, b| {
-        (a.seconds.get() * a.passes as f64).total_cmp(&(b.seconds.get() * b.passes as f64))
-    });
+    let time = |one: &StageUse| one.seconds.get() * one.passes as f64;
+    let total = swapped + uses().map(time).sum::<f64>();
+    let counted: f64 = uses().filter(|one| one.what == what).map(time).sum();
+    let expected = if unit == Unit::Input { total } else { counted / count.max(1) as f64 };
+    let longest = uses().max_by(|a, b| time(a).total_cmp(&time(b)));
     let limited_by = longest.map_or("compute", |one| one.limited_by);
     let (low, high) = if is_measured(side, limited_by) { (0.85, 1.2) } else { (0.6, 1.8) };
     let seconds = Estimate {

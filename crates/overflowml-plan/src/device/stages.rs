@@ -4,6 +4,7 @@ use overflowml_types::{
     Bytes, ComponentProfile, GroupKind, GroupProfile, ModelProfile, Role, Shape, Task,
 };
 
+use super::cost::Part;
 use super::estimate::{CHUNK, activations, denoiser_tokens};
 use super::{Precision, Wish};
 
@@ -18,8 +19,8 @@ pub(crate) struct Stage {
     pub(crate) experts: Bytes,
     /// The most that must be in a slot at once.
     pub(crate) largest: Bytes,
-    /// Groups that would stream one by one.
-    pub(crate) groups: u64,
+    /// Its groups, in order of use, which stream one by one.
+    pub(crate) pieces: Vec<Part>,
     /// KV cache, activations and adapters.
     pub(crate) working: Bytes,
     /// What a pass reads of the KV cache.
@@ -49,6 +50,12 @@ impl Stage {
     pub(crate) fn slots(&self) -> Bytes {
         self.largest.saturating_mul(2).min(self.weights())
     }
+
+    /// The same where the processor computes: our own decoder streams blocks of some megabytes, others whole groups.
+    pub(crate) fn slots_on_host(&self) -> Bytes {
+        const RING: Bytes = Bytes::mib(64);
+        if self.role == Role::Decoder { self.slots().min(RING) } else { self.slots() }
+    }
 }
 
 /// The stages of a run, in order.
@@ -61,12 +68,42 @@ pub(crate) fn stages(
     let parts = model.components.iter().filter(|part| !part.groups.is_empty());
     let mut stages: Vec<_> =
         parts.map(|part| stage(part, model.task, wish, precision, tiled)).collect();
+    share_steps(&mut stages);
     for stage in &mut stages {
         if matches!(stage.role, Role::Denoiser | Role::Decoder) {
             stage.working = stage.working.saturating_add(wish.lora);
         }
     }
     stages
+}
+
+/// `transformer_2` takes over from `transformer` when half of the noise is gone: each has half of the steps.
+fn share_steps(stages: &mut [Stage]) {
+    let first = stages.iter().position(|stage| stage.component == "transformer");
+    let second = stages.iter().position(|stage| stage.component == "transformer_2");
+    let (Some(first), Some(second)) = (first, second) else { return };
+    for (index, rounded_up) in [(first, 1), (second, 0)] {
+        for pass in &mut stages[index].uses {
+            pass.passes = ((pass.passes + rounded_up) / 2).max(1);
+        }
+    }
+}
+
+/// What guidance without a guidance input takes: the factor of what is computed at once, and of passes.
+///
+/// Flux has the input; pipelines with U-Nets and Stable Diffusion 3 compute with and without the prompt at once, the
+/// others one after the other. Of a stand-in nothing is known.
+fn guidance(part: &ComponentProfile) -> (u64, u64) {
+    match part.class.as_deref() {
+        None | Some("") => (1, 1),
+        Some(class) if class.contains("Flux") => (1, 1),
+        Some(class)
+            if class.contains("UNet") || class.contains("SD3") || class.contains("ControlNet") =>
+        {
+            (2, 1)
+        }
+        Some(_) => (1, 2),
+    }
 }
 
 fn stage(
@@ -79,25 +116,29 @@ fn stage(
     let video = task == Task::Video;
     let keeps = matches!(part.role, Role::Vae | Role::Adapter);
     let precision = if keeps { Precision::Exact } else { precision };
-    let sizes = part.groups.iter().map(|group| sizes(group, precision));
-    let (dense, experts) = sizes.clone().fold((Bytes::ZERO, Bytes::ZERO), |sum, size| {
-        (sum.0.saturating_add(size.0), sum.1.saturating_add(size.1))
-    });
+    let piece = |group| {
+        let (dense, experts) = sizes(group, precision);
+        Part { dense, experts }
+    };
+    let pieces: Vec<_> = part.groups.iter().map(piece).collect();
     // An expert moves alone; the rest of its layer is one piece.
-    let largest = part.groups.iter().zip(sizes).map(|(group, (dense, experts))| {
+    let largest = part.groups.iter().zip(&pieces).map(|(group, piece)| {
         let each = group.experts.map_or(0, |all| all.count).max(1);
-        dense.max(Bytes::new(experts.get() / each))
+        piece.dense.max(Bytes::new(piece.experts.get() / each))
     });
     let positions = wish.positions();
     let cache = part.cache(positions, wish.kv).saturating_mul(wish.batch.max(1));
-    let working = activations(part, wish, video, tiled).saturating_add(cache);
+    let at_once =
+        if matches!(part.role, Role::Denoiser | Role::ControlNet) { guidance(part).0 } else { 1 };
+    let working =
+        activations(part, wish, video, tiled).saturating_mul(at_once).saturating_add(cache);
     Stage {
         component: part.name.clone(),
         role: part.role,
-        dense,
-        experts,
+        dense: pieces.iter().map(|piece| piece.dense).sum(),
+        experts: pieces.iter().map(|piece| piece.experts).sum(),
         largest: largest.max().unwrap_or_default(),
-        groups: part.groups.len() as u64,
+        pieces,
         working,
         cache,
         uses: uses(part, wish, video),
@@ -177,11 +218,13 @@ fn uses(part: &ComponentProfile, wish: &Wish, video: bool) -> Vec<Use> {
             ]
         }
         (Role::Denoiser | Role::ControlNet, shape) => {
-            let tokens = (denoiser_tokens(shape, wish, video) * batch) as f64;
-            let flops = 2.0 * all * tokens * downsampling(part) + attention(part, tokens);
+            let (at_once, in_turn) = guidance(part);
+            let tokens = denoiser_tokens(shape, wish, video) as f64;
+            let each = 2.0 * all * tokens * downsampling(part) + attention(part, tokens);
+            let flops = each * (batch * at_once) as f64;
             vec![Use {
                 what: "step",
-                passes: wish.steps.max(1),
+                passes: wish.steps.max(1).saturating_mul(in_turn),
                 flops,
                 experts: 1.0,
                 cached: false,

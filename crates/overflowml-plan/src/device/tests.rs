@@ -429,6 +429,38 @@ proptest! {
     }
 
     #[test]
+    fn what_is_in_slots_as_simulated_has_room(
+        model in any_model(), machine in any_machine(), wish in any_wish()
+    ) {
+        let decision = plan(&model, &machine, &wish);
+        for one in decision.candidates.iter().filter(|one| one.on_device) {
+            for stage in &one.stages {
+                let slots = stage.uses.iter().map(|pass| simulate::run(&pass.steps, 3, |_| {}).slots).max();
+                let slots = slots.unwrap_or_default();
+                prop_assert!(slots <= stage.slots, "{}: {slots} in {}", one.name(), stage.slots);
+                let peak = stage.device.saturating_add(slots).saturating_add(stage.working);
+                prop_assert!(peak <= one.memory.device.expected, "{}: {peak}", one.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_takes_no_less_than_its_busiest_lane_and_no_more_than_all(
+        model in any_model(), machine in any_machine(), wish in any_wish()
+    ) {
+        for one in &plan(&model, &machine, &wish).candidates {
+            for pass in one.stages.iter().flat_map(|stage| &stage.uses) {
+                let sum = |pick: fn(&simulate::Step) -> f64| pass.steps.iter().map(pick).sum::<f64>();
+                let busy = [sum(|step| step.read), sum(|step| step.copy), sum(|step| step.compute)];
+                let (least, most) = (busy.iter().copied().fold(0.0, f64::max), busy.iter().sum::<f64>());
+                let seconds = pass.seconds.get();
+                prop_assert!(seconds >= least * (1.0 - 1e-9), "{}: {seconds} of {busy:?}", one.name());
+                prop_assert!(seconds <= most * (1.0 + 1e-9), "{}: {seconds} of {busy:?}", one.name());
+            }
+        }
+    }
+
+    #[test]
     fn the_choice_is_never_slower_than_an_equally_exact_candidate(
         model in any_model(), machine in any_machine(), wish in any_wish()
     ) {

@@ -1,19 +1,17 @@
-//! Whether a model would run here.
+//! Whether a model would run here, and how.
 
 use overflowml_plan::Infeasible;
-use overflowml_types::{Bytes, LogitsWanted, Machine};
+use overflowml_types::{Bytes, LogitsWanted, Machine, ModelProfile};
 
 use super::report::Issue;
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, with_measured};
+use crate::device::{DevicePlan, Wish, plan_device};
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
 
 /// A usual request: what `plan` assumes.
 const PROMPT: usize = 512;
 const GENERATE: usize = 256;
-
-/// Working memory beside the weights of a model that our engine does not run.
-const WORKING_SHARE: f64 = 0.15;
 
 /// What became of looking at a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,32 +22,36 @@ pub(super) enum ModelFacts {
     Streams { weights: Bytes, peak: Bytes, tokens_per_second: f64 },
     /// It cannot run in the memory that is free.
     DoesNotFit { reason: String, hint: Option<String> },
-    /// Our engine does not run it; another could, in this much memory.
-    Foreign { reason: String, weights: Bytes, largest: Option<(String, Bytes)> },
+    /// What the best plan for this machine's accelerators does, or for its processor where `run` is not for the model.
+    Planned { weights: Bytes, how: String, resident: bool, changes: Vec<String> },
     /// It could not be opened.
     Unknown { reason: String, hint: Option<String> },
 }
 
 /// Opens and plans `model`, without reading weights and without measuring.
+///
+/// A machine without an accelerator is judged by what `run` would do, if it runs such models; any other by the plan
+/// that `plan` shows.
 pub(super) fn look(model: &str, machine: &Machine) -> ModelFacts {
-    let opened = crate::look(model, crate::hub::Depth::Headers);
-    let opened = match opened {
-        Ok(opened) => opened,
-        Err(error) => return unknown(&error),
-    };
+    let native = || if machine.gpus.is_empty() { native(model) } else { None };
+    match native() {
+        Some(facts) => facts,
+        None => match crate::profile(model) {
+            Ok(profile) => planned(profile, machine),
+            Err(error) => unknown(&error),
+        },
+    }
+}
+
+/// What `run` would do; `None` if it does not run this model.
+fn native(model: &str) -> Option<ModelFacts> {
+    let opened = crate::look(model, crate::hub::Depth::Headers).ok()?;
     let weights = opened.manifest.size();
     let request = SessionRequest::new(PROMPT, GENERATE, LogitsWanted::Last);
     let known = |threads, _| {
         Calibration::stored(threads).unwrap_or_else(|| Calibration::unmeasured(threads))
     };
-    let planner = match Planner::with(&opened, &request, known) {
-        Ok(planner) => planner,
-        Err(error) => {
-            let (reason, largest) = (error.to_string(), largest_memory(machine));
-            return ModelFacts::Foreign { reason, weights, largest };
-        }
-    };
-    match planner.plan() {
+    Some(match Planner::with(&opened, &request, known).ok()?.plan() {
         Ok(plan) if plan.ring.is_none() => ModelFacts::Fits { weights, peak: plan.memory.peak },
         Ok(plan) => ModelFacts::Streams {
             weights,
@@ -57,7 +59,40 @@ pub(super) fn look(model: &str, machine: &Machine) -> ModelFacts {
             tokens_per_second: plan.prediction.decode_tokens_per_second,
         },
         Err(refused) => does_not_fit(&refused),
-    }
+    })
+}
+
+fn planned(profile: ModelProfile, machine: &Machine) -> ModelFacts {
+    let (weights, wish) = (profile.size(), Wish::usual(profile.task));
+    let plan = plan_device(profile, with_measured(machine.clone()), wish);
+    let changes = changes(&plan);
+    let Some(best) = plan.decision.recommended() else {
+        let reason = plan.why_nothing_fits();
+        return ModelFacts::DoesNotFit { reason, hint: changes.into_iter().next() };
+    };
+    let speed = &best.speed;
+    let how = format!(
+        "`{}`: {} of GPU memory, {} of main memory, about {} per {}",
+        best.name(),
+        best.memory.device.expected,
+        best.memory.host.expected,
+        speed.seconds.expected,
+        speed.unit.name()
+    );
+    ModelFacts::Planned { weights, how, resident: best.is_resident(), changes }
+}
+
+/// What would make it fit or faster.
+fn changes(plan: &DevicePlan) -> Vec<String> {
+    let advice = &plan.decision.advice;
+    let wait = advice.wait_for.map(|missing| {
+        format!(
+            "Wait for {missing} more free GPU memory, which others hold now: then everything fits"
+        )
+    });
+    let others =
+        advice.changes.iter().map(|change| format!("Try {}: {}", change.what, change.candidate));
+    wait.into_iter().chain(others).collect()
 }
 
 fn unknown(error: &Error) -> ModelFacts {
@@ -66,14 +101,6 @@ fn unknown(error: &Error) -> ModelFacts {
 
 fn does_not_fit(refused: &Infeasible) -> ModelFacts {
     ModelFacts::DoesNotFit { reason: refused.to_string(), hint: refused.hint() }
-}
-
-/// The largest free memory that weights could be in, and what it is called.
-fn largest_memory(machine: &Machine) -> Option<(String, Bytes)> {
-    let gpus =
-        machine.gpus.iter().filter_map(|gpu| Some((gpu.name.clone(), gpu.free.as_ref()?.value)));
-    let ram = ("main memory".to_owned(), machine.memory.available.value);
-    gpus.chain([ram]).max_by_key(|(_, free)| *free)
 }
 
 impl ModelFacts {
@@ -102,24 +129,15 @@ impl ModelFacts {
                 let issue = Issue::error("model_unknown", format!("The model cannot be opened: {reason}."));
                 hint.iter().fold(issue, |issue, hint| issue.fix(hint))
             }
-            Self::Foreign { reason, weights, largest } => foreign(reason, *weights, largest.as_ref()),
+            Self::Planned { weights, how, resident, changes } => {
+                let (code, start) = match resident {
+                    true => ("model_fits", "fits"),
+                    false => ("model_needs_offload", "runs with a part of it moving"),
+                };
+                let message = format!("The model ({weights} of weights) {start}, {how}.");
+                let issue = Issue::info(code, message).found(weights);
+                changes.iter().fold(issue, |issue, change| issue.fix(change))
+            }
         }
     }
-}
-
-fn foreign(reason: &str, weights: Bytes, largest: Option<&(String, Bytes)>) -> Issue {
-    let needed = weights.saturating_add(weights.share(WORKING_SHARE));
-    let start = format!("`run` cannot run this model ({reason}); other programs");
-    match largest {
-        Some((name, free)) if needed <= *free => Issue::info(
-            "model_fits",
-            format!("{start} can hold its {weights} of weights in {name}, where {free} is free."),
-        ),
-        _ => Issue::warn(
-            "model_needs_offload",
-            format!("{start} need about {needed} or have to move weights while running."),
-        )
-        .fix("Use offload or quantisation in the program that runs it"),
-    }
-    .found(weights)
 }

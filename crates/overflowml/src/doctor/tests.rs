@@ -356,11 +356,12 @@ fn a_model_fits_streams_or_is_an_error() {
         outcome(ModelFacts::Unknown { reason: reason(), hint: None }),
         expected("model_unknown", Severity::Error)
     );
-    let foreign = |free| ModelFacts::Foreign {
-        reason: reason(),
+    let planned = |resident| ModelFacts::Planned {
         weights,
-        largest: Some(("main memory".to_owned(), free)),
+        how: "`layer_hybrid`".to_owned(),
+        resident,
+        changes: Vec::new(),
     };
-    assert_eq!(outcome(foreign(Bytes::gib(12))), expected("model_fits", Severity::Info));
-    assert_eq!(outcome(foreign(Bytes::gib(11))), expected("model_needs_offload", Severity::Warn));
+    assert_eq!(outcome(planned(true)), expected("model_fits", Severity::Info));
+    assert_eq!(outcome(planned(false)), expected("model_needs_offload", Severity::Info));
 }

@@ -16,15 +16,9 @@ pub fn plan(model: &str, args: &PlanArgs) -> anyhow::Result<Option<Result<Plan, 
     }
     let what = &args.what;
     let (prompt, generate) = (what.prompt_tokens as usize, what.max_new_tokens as usize);
-    let request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
-    // A run holds the tokenizer too: the plan is to be the one that it will make.
-    let _text = model
-        .files
-        .tokenizer
-        .as_ref()
-        .map(|_| Text::open(&model))
-        .transpose()
-        .map_err(overflowml::Error::from)?;
+    let mut request = settings::session(&args.host, prompt, generate, LogitsWanted::Last);
+    // A run holds the tokenizer too, which takes longer to read than everything else here.
+    request.later = Text::memory(&model);
     Ok(Some(Planner::new(&model, &request)?.plan()))
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use overflowml::device::{Candidate, DevicePlan};
+use overflowml::device::{Candidate, DevicePlan, Lane, StageUse};
 
 use super::table::parts;
 
@@ -38,6 +38,9 @@ fn draw(plan: &DevicePlan) -> String {
     if let Some(best) = best {
         y = memory(&mut shapes, plan, best, y + 16.0);
         y = timeline(&mut shapes, best, y + 24.0);
+        if let Some((component, pass)) = longest(best) {
+            y = passes(&mut shapes, component, pass, y + 28.0);
+        }
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" \
@@ -110,6 +113,47 @@ fn timeline(shapes: &mut String, best: &Candidate, mut y: f64) -> f64 {
         label(shapes, x + 18.0, y + 11.0, 12, what);
     }
     y + 16.0
+}
+
+/// The passes that take most of the time, if anything moves meanwhile.
+fn longest(best: &Candidate) -> Option<(&str, &StageUse)> {
+    let uses = best
+        .stages
+        .iter()
+        .flat_map(|stage| stage.uses.iter().map(|one| (stage.component.as_str(), one)));
+    #[allow(clippy::cast_precision_loss)] // pass counts
+    let time = |one: &StageUse| one.seconds.get() * one.passes as f64;
+    let longest = uses.max_by(|(_, a), (_, b)| time(a).total_cmp(&time(b)))?;
+    let moves = longest.1.timeline(1).iter().any(|span| span.lane != Lane::Compute);
+    moves.then_some(longest)
+}
+
+/// Two passes as simulated: which group is read, copied and computed with when.
+fn passes(shapes: &mut String, component: &str, pass: &StageUse, mut y: f64) -> f64 {
+    let spans = pass.timeline(2);
+    let end = spans.iter().map(|span| span.end.get()).fold(f64::MIN_POSITIVE, f64::max);
+    let title = format!("the first two of {} × {} {}", pass.passes, component, pass.what);
+    label(shapes, 12.0, y, 13, &title);
+    y += 14.0;
+    for (lane, name, fills) in [
+        (Lane::Disk, "disk", ["#aa3377", "#cc77aa"]),
+        (Lane::Link, "link", ["#ee6677", "#f4a0aa"]),
+        (Lane::Compute, "compute", ["#228833", "#66aa77"]),
+    ] {
+        let own = spans.iter().filter(|span| span.lane == lane);
+        if own.clone().next().is_none() {
+            continue;
+        }
+        label(shapes, 12.0, y + 18.0, 11, name);
+        bar(shapes, LEFT, y, WIDTH, "#f4f4f4");
+        for span in own {
+            let x = LEFT + WIDTH * span.start.get() / end;
+            let width = WIDTH * (span.end.get() - span.start.get()) / end;
+            bar(shapes, x, y, width, fills[span.group % 2]);
+        }
+        y += BAR + 8.0;
+    }
+    y
 }
 
 fn colour(limited_by: &str) -> &'static str {
