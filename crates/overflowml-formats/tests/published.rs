@@ -43,6 +43,15 @@ fn parameter_counts_are_the_published_ones() {
 }
 
 #[test]
+fn sixteen_bits_take_two_bytes_each() {
+    // A count that was taken for bytes planned every model at half of its size.
+    for (name, _, config) in small_decoders() {
+        let profile = profile(&config);
+        assert_eq!(profile.size(), Bytes::new(2 * profile.parameters()), "{name}");
+    }
+}
+
+#[test]
 fn active_parameters_are_those_that_a_token_uses() {
     let billions = |config: &Value| part(config).active_parameters() as f64 / 1e9;
     let near =

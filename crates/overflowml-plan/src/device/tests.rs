@@ -292,6 +292,53 @@ fn one_pool_is_never_offloaded_within_itself() {
 }
 
 #[test]
+fn a_link_that_idles_is_planned_with_at_its_full_speed() {
+    let mut idle = rtx_4090(64);
+    let link = idle.gpus[0].link.as_mut().unwrap();
+    (link.current_generation, link.current_width) = (Some(1), Some(8));
+    let exact = Wish { quantize: false, ..Wish::default() };
+    let plans = [idle, rtx_4090(64)].map(|machine| plan(&transformer(40), &machine, &exact));
+    assert_eq!(plans[0].candidates, plans[1].candidates);
+    assert_eq!(plans[0].resources.accelerators, plans[1].resources.accelerators);
+}
+
+#[test]
+fn a_measured_link_is_used_as_it_is() {
+    let mut machine = rtx_4090(64);
+    let rate = BytesPerSecond::new(11.5e9).unwrap();
+    machine.gpus[0].link.as_mut().unwrap().rate = Some(Known::measured(rate, "copies"));
+    let decision = plan(&transformer(40), &machine, &Wish::default());
+    assert_eq!(decision.resources.accelerators[0].link.value, rate);
+}
+
+#[test]
+fn guidance_computes_twice_and_two_denoisers_share_the_steps() {
+    let exact = Wish { quantize: false, ..Wish::default() };
+    let step = |class: Option<&str>, names: &[&str]| {
+        let mut model = transformer(10);
+        let mut part = model.components.remove(0);
+        part.class = class.map(str::to_owned);
+        model.components = names
+            .iter()
+            .map(|name| overflowml_types::ComponentProfile {
+                name: (*name).to_owned(),
+                ..part.clone()
+            })
+            .collect();
+        let decision = plan(&model, &rtx_5090("linux"), &exact);
+        decision.recommended().unwrap().speed.seconds.expected.get()
+    };
+    let once = step(Some("FluxTransformer2DModel"), &["transformer"]);
+    let near =
+        |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.02, "{found}");
+    near(step(None, &["transformer"]), once);
+    near(step(Some("QwenImageTransformer2DModel"), &["transformer"]), 2.0 * once);
+    near(step(Some("SD3Transformer2DModel"), &["transformer"]), 2.0 * once);
+    let video = Some("WanTransformer3DModel");
+    near(step(video, &["transformer", "transformer_2"]), step(video, &["transformer"]));
+}
+
+#[test]
 fn a_budget_replaces_what_is_free() {
     let wish = Wish { vram: Some(Bytes::gib(8)), ..Wish::default() };
     let decision = plan(&sized(24), &rtx_4090(64), &wish);
