@@ -77,7 +77,7 @@ pub(crate) fn spans(steps: &[Step], passes: u64) -> Vec<Span> {
 
 /// Runs `passes` passes; `tell` hears of everything that takes time.
 pub(crate) fn run(steps: &[Step], passes: u64, mut tell: impl FnMut(Span)) -> Simulated {
-    let mut state = State::default();
+    let mut state = State { only: steps.len() == 1, ..State::default() };
     for _ in 0..passes {
         for (group, step) in steps.iter().enumerate() {
             state.step(group, *step, &mut tell);
@@ -96,6 +96,8 @@ struct State {
     places: [f64; SLOTS],
     /// When what was copied last has been computed with, oldest first, and how much it was.
     slots: [(f64, Bytes); SLOTS],
+    /// One group alone has one slot: there is no room to have it twice.
+    only: bool,
     most: Bytes,
 }
 
@@ -114,7 +116,9 @@ impl State {
             lane(Lane::Disk, start, self.read);
         }
         if step.copy > 0.0 {
-            let start = self.copied.max(ready).max(self.slots[0].0);
+            let (oldest, latest) = (self.slots[0].0, self.slots[SLOTS - 1].0);
+            let free = if self.only { latest } else { oldest };
+            let start = self.copied.max(ready).max(free);
             self.copied = start + step.copy;
             ready = self.copied;
             lane(Lane::Link, start, self.copied);
