@@ -249,9 +249,9 @@ impl Session {
     fn keep_common_prefix(&mut self, prompt: &[u32]) -> Result<usize, Error> {
         let common = self.fed.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let mut keep = common.min(prompt.len() - 1);
-        if self.decoder.truncate(keep).is_err() {
+        if self.decoder.truncate(0, keep).is_err() {
             // A sliding window has already forgotten what precedes that position.
-            self.decoder.reset();
+            self.decoder.reset(0);
             keep = 0;
         }
         self.fed.truncate(keep);
@@ -268,7 +268,7 @@ impl Session {
             return Err(Error::TooShort { what: "text", found: tokens.len(), needed: 2 });
         }
         let started = Instant::now();
-        self.decoder.reset();
+        self.decoder.reset(0);
         self.fed.clear();
         let chunk = self.plan.prefill_chunk;
         self.store.expect_passes(Some((tokens.len() - 1).div_ceil(chunk) as u64));
