@@ -66,12 +66,13 @@ impl Load {
         if compute < read { read } else { compute }
     }
 
-    /// All passes over a prompt, chunk by chunk.
-    pub(crate) fn prefill(&self, rates: &Rates, prompt: usize, chunk: usize) -> Seconds {
-        let chunk = chunk.max(1);
-        let starts = (0..prompt.max(1)).step_by(chunk);
+    /// All passes over the prompts of some sequences, one after the other, chunk by chunk.
+    pub(crate) fn prefill(&self, rates: &Rates, request: &Request, chunk: usize) -> Seconds {
+        let (prompt, chunk) = (request.prompt.max(1), chunk.max(1));
+        let total = prompt.saturating_mul(request.sequences.max(1));
+        let starts = (0..total).step_by(chunk);
         let times =
-            starts.map(|start| self.pass(rates, chunk.min(prompt.max(1) - start), start).get());
+            starts.map(|start| self.pass(rates, chunk.min(total - start), start % prompt).get());
         Seconds::new(times.sum())
     }
 }
@@ -86,13 +87,16 @@ pub fn predict(
     let load = Load::new(spec, weights, plan);
     let rates = &request.rates;
     let halfway = request.prompt + request.generate / 2;
-    let (compute, read) = (load.compute(rates, 1, halfway), load.read(rates));
-    let token = if compute < read { read } else { compute };
+    let together = request.sequences.max(1);
+    let (compute, read) = (load.compute(rates, together, halfway), load.read(rates));
+    let pass = if compute < read { read } else { compute };
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    let token = Seconds::new(pass.get() / together as f64);
     Prediction {
         weights_per_pass: load.weights,
         streamed_per_pass: load.streamed,
         load_seconds: rates.disk.value.time_for(plan.memory.resident),
-        prefill_seconds: load.prefill(rates, request.prompt, plan.prefill_chunk),
+        prefill_seconds: load.prefill(rates, request, plan.prefill_chunk),
         seconds_per_token: token,
         decode_tokens_per_second: 1.0 / token.get().max(f64::MIN_POSITIVE),
         limited_by: if compute < read { "disk" } else { "memory" },

@@ -14,6 +14,8 @@ pub struct Request {
     pub prompt: usize,
     /// New tokens at most; `prompt + generate` positions must fit the KV cache.
     pub generate: usize,
+    /// Sequences that advance together, at least one; each has a prompt and new tokens of its own.
+    pub sequences: usize,
     /// Which logits are wanted.
     pub logits: LogitsWanted,
     /// Element type of the KV cache.
@@ -54,7 +56,9 @@ pub struct Plan {
     pub blocks: Vec<Block>,
     /// The rotating slots; `None` if nothing streams.
     pub ring: Option<Ring>,
-    /// Positions that the KV cache holds.
+    /// Sequences that advance together.
+    pub sequences: usize,
+    /// Positions that the KV cache holds for each of them.
     pub context: usize,
     /// Tokens per pass while the prompt is read.
     pub prefill_chunk: usize,
@@ -206,12 +210,21 @@ pub struct Prediction {
     pub streamed_per_pass: Bytes,
     /// Reading what stays in memory, before the first token.
     pub load_seconds: Seconds,
-    /// From the prompt to the first new token.
+    /// From the prompt to the first new token; of all sequences.
     pub prefill_seconds: Seconds,
-    /// Each further token.
+    /// Each further token; sequences that advance together share the time of a pass.
     pub seconds_per_token: Seconds,
     /// Its inverse.
     pub decode_tokens_per_second: f64,
     /// What limits it: `disk` or `memory`.
     pub limited_by: &'static str,
+}
+
+impl Prediction {
+    /// Prefill and all new tokens of all sequences.
+    pub fn seconds_for(&self, request: &Request) -> Seconds {
+        #[allow(clippy::cast_precision_loss)] // token counts are far below 2^52
+        let tokens = request.generate.saturating_mul(request.sequences.max(1)) as f64;
+        Seconds::new(self.prefill_seconds.get() + tokens * self.seconds_per_token.get())
+    }
 }

@@ -13,7 +13,9 @@ use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
-use crate::report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
+use crate::report::{
+    BatchReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds,
+};
 use crate::text::Text;
 
 /// Reads in flight: as many as keep a disk busy with blocks of this size.
@@ -21,13 +23,13 @@ const READERS: usize = 4;
 
 /// A model ready to compute within its budget.
 pub struct Session {
-    planner: Planner,
-    plan: Plan,
+    pub(crate) planner: Planner,
+    pub(crate) plan: Plan,
     prediction: Prediction,
-    store: Store,
-    decoder: Decoder,
-    /// Tokens whose keys and values are in the cache.
-    fed: Vec<u32>,
+    pub(crate) store: Store,
+    pub(crate) decoder: Decoder,
+    /// Tokens whose keys and values are in the cache of the first sequence.
+    pub(crate) fed: Vec<u32>,
     load: Duration,
     root: PathBuf,
 }
@@ -311,6 +313,21 @@ impl Session {
                 decode_tokens_per_second: passes.map(|passes| passes / decode),
                 predicted_tokens_per_second: self.prediction.decode_tokens_per_second,
             },
+            memory: self.memory_report(),
+            io: self.io_report(),
+            plan: self.plan.clone(),
+        }
+    }
+
+    /// Everything about a batch that made `tokens` new tokens in `took`.
+    pub fn batch_report(&mut self, tokens: usize, took: Duration) -> BatchReport {
+        self.remember_disk_speed();
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let tokens_per_second = tokens as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+        BatchReport {
+            load_seconds: seconds(self.load),
+            generate_seconds: seconds(took),
+            tokens_per_second,
             memory: self.memory_report(),
             io: self.io_report(),
             plan: self.plan.clone(),
