@@ -2,12 +2,14 @@
 //! pass, into slots that rotate.
 //!
 //! Reads are exact or an error; they bypass the page cache where the file system allows it, so that
-//! the memory of a run is what its plan says. Nothing is allocated after [`Store::open`].
+//! the memory of a run is what its plan says. Nothing is allocated after [`Store::open`]. Two stores share the reading:
+//! [`Store`] for our own decoder, row by row in a fixed order; [`GroupStore`] for other programs, group by group.
 
 mod buffer;
 mod counters;
 mod error;
 mod files;
+mod groups;
 mod load;
 mod measure;
 mod ring;
@@ -17,6 +19,7 @@ pub use buffer::Buffer;
 pub use counters::Counters;
 pub use error::StreamError;
 pub use files::DirectIo;
+pub use groups::{GroupCounters, GroupRequest, GroupStore, Place, Slab};
 pub use measure::measure_disk;
 pub use store::{Part, Parts, Store, StoreOptions};
 
