@@ -240,7 +240,7 @@ fn write_weight(
     let (centre, spread) = match weight.access {
         Access::Kept if is_norm => (1.0 - spec.norm_weight_offset, 0.2),
         Access::Kept => (0.0, 0.2),
-        Access::Rows | Access::Lookup => (0.0, (3.0 / cols as f32).sqrt()),
+        Access::Rows | Access::Lookup | Access::Expert => (0.0, (3.0 / cols as f32).sqrt()),
     };
     for _ in 0..weight.shape.iter().product::<u64>() {
         let value = centre + spread * random.next();

@@ -8,12 +8,12 @@ use overflowml_exec::{Decoder, ExecError, Kernels, Layouts, Pool, Sampler, Sampl
 use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::{Plan, Prediction, predict};
-use overflowml_stream::{DirectIo, Store, StoreOptions};
+use overflowml_stream::{DirectIo, ExpertCounters, Store, StoreOptions};
 use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
-use crate::report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
+use crate::report::{ExpertReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
 use crate::text::Text;
 
 /// Reads in flight: as many as keep a disk busy with blocks of this size.
@@ -29,6 +29,8 @@ pub struct Session {
     /// Tokens whose keys and values are in the cache.
     fed: Vec<u32>,
     load: Duration,
+    /// What experts had cost before the last decoding began.
+    experts_before: ExpertCounters,
     root: PathBuf,
 }
 
@@ -130,6 +132,7 @@ impl Session {
             decoder,
             fed: Vec::new(),
             load: started.elapsed(),
+            experts_before: ExpertCounters::default(),
             root: model.root.clone(),
         };
         session.learn_disk_speed();
@@ -180,6 +183,7 @@ impl Session {
         let first = self.prefill(prompt, options.max_new_tokens, &mut sampler, cancel);
         made.prefill = started.elapsed();
         let decode_started = Instant::now();
+        self.experts_before = self.store.counters().experts;
         match first
             .and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token))
         {
@@ -350,6 +354,19 @@ impl Session {
         }
     }
 
+    fn expert_report(&self, all: &ExpertCounters) -> ExpertReport {
+        let decode = all.since(&self.experts_before);
+        ExpertReport {
+            used: all.used,
+            missed: all.missed,
+            read: all.read,
+            hit_rate: all.hit_rate(),
+            decode_hit_rate: decode.hit_rate(),
+            decode_read: decode.read,
+            stall_seconds: seconds(all.stall),
+        }
+    }
+
     fn io_report(&self) -> IoReport {
         let counters = self.store.counters();
         let per_pass = counters.streamed.get().checked_div(counters.passes).unwrap_or(0);
@@ -363,6 +380,7 @@ impl Session {
             read_bytes_per_second: rate.map(BytesPerSecond::get),
             stall_seconds: seconds(counters.stall),
             passes: counters.passes,
+            experts: self.plan.experts.as_ref().map(|_| self.expert_report(&counters.experts)),
             direct: counters.buffered_because.is_none(),
             buffered_because: counters.buffered_because,
         }

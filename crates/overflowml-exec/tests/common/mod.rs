@@ -152,6 +152,7 @@ prop_compose! {
         let layer = |&(window, rope): &(Option<usize>, usize)| LayerSpec {
             window,
             rope: (rope < 2).then_some(rope),
+            experts: false,
         };
         let spec = DecoderSpec {
             architecture: "Any".to_owned(),
@@ -182,6 +183,10 @@ prop_compose! {
             },
             attention_softcap: flags[7].then_some(5.0),
             logit_softcap: flags[7].then_some(3.0),
+            qkv_clip: None,
+            sinks: false,
+            latent: None,
+            experts: None,
             max_context: 1000,
         };
         Model::new(spec, dtype, seed)
