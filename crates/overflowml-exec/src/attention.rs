@@ -17,7 +17,7 @@ const TILE: usize = ScratchLayout::SCORE_TILE;
 pub(crate) struct Attend<'a, C> {
     /// The layer's cache, in which the token itself is already stored.
     pub(crate) kv: &'a LayerKv<C>,
-    /// Which key/value head.
+    /// Which key/value head, counted through all sequences.
     pub(crate) head: usize,
     /// The first position that the token sees.
     pub(crate) first: usize,

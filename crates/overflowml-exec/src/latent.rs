@@ -11,7 +11,7 @@ use overflowml_types::{LatentSpec, LayerPart, ScratchLayout, WeightRole};
 
 use crate::attention::{Running, Visible};
 use crate::error::ExecError;
-use crate::kv::{Cell, LayerKv};
+use crate::kv::{Cell, LayerKv, Place};
 use crate::layer::{Pass, Prepared, Target, add_biases, take_next};
 use crate::maths::{RmsNormInPlace, sum_lanes};
 use crate::rope::{rotate, rotate_neighbours};
@@ -98,7 +98,7 @@ impl Latent<'_> {
         self.finish(scratch);
         let (queries, width) = (self.pass.spec.query_width(), self.pass.spec.projected_width());
         for (token, row) in scratch.qkv.chunks_exact(width).take(self.pass.tokens).enumerate() {
-            kv.store_latent(self.pass.start + token, &row[queries..]);
+            kv.store_latent(self.pass.places[token], &row[queries..]);
         }
         self.keys_into_queries(scratch, source)?;
         self.scores(kv, scratch);
@@ -199,9 +199,9 @@ impl Latent<'_> {
                 let (running, query) = space.split_at_mut(TILE + 2);
                 query.copy_from_slice(both);
                 let (rank, scale) = (spec.rank, pass.spec.scales.attention);
-                let end = pass.start + index / heads + 1;
-                let out = &mut both[..rank];
-                pass.isa.run(AttendLatent { kv, end, scale, query, running, out });
+                let Place { sequence, position } = pass.places[index / heads];
+                let (end, out) = (position + 1, &mut both[..rank]);
+                pass.isa.run(AttendLatent { kv, sequence, end, scale, query, running, out });
             }
         });
     }
@@ -231,6 +231,7 @@ impl Latent<'_> {
 /// Attention of one query over latent vectors.
 struct AttendLatent<'a, C> {
     kv: &'a LayerKv<C>,
+    sequence: usize,
     /// One more than the token's own position.
     end: usize,
     scale: f32,
@@ -247,14 +248,14 @@ impl<C: Cell> Loop for AttendLatent<'_, C> {
 
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let Self { kv, end, scale, query, running, out } = self;
+        let Self { kv, sequence, end, scale, query, running, out } = self;
         out.fill(0.0);
         (running[TILE], running[TILE + 1]) = (f32::NEG_INFINITY, 0.0);
         for start in (0..end).step_by(TILE) {
             let visible = Visible { start, low: start, high: end.min(start + TILE) };
             let positions = visible.low..visible.high;
             for (score, position) in running.iter_mut().zip(positions.clone()) {
-                *score = dot::<FUSED, C>(query, kv.latent(position, query.len()));
+                *score = dot::<FUSED, C>(query, kv.latent(sequence, position, query.len()));
             }
             let Some(mut running) = Running::of(running) else { return };
             let shrink = running.weigh::<FUSED>(visible, scale, None);
@@ -262,7 +263,7 @@ impl<C: Cell> Loop for AttendLatent<'_, C> {
                 out.iter_mut().for_each(|value| *value *= shrink);
             }
             for (&weight, position) in running.scores.iter().zip(positions) {
-                let values = kv.latent(position, query.len());
+                let values = kv.latent(sequence, position, query.len());
                 for (out, value) in out.iter_mut().zip(values) {
                     *out = multiply_add::<FUSED>(weight, value.widen(), *out);
                 }

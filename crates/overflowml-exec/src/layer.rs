@@ -8,7 +8,7 @@ use overflowml_types::{DType, DecoderSpec, LayerSpec, QkNorm, ScratchLayout};
 use crate::attention::Attend;
 use crate::error::ExecError;
 use crate::kernels::{Input, Kernels, MatrixRef};
-use crate::kv::{Cell, LayerKv};
+use crate::kv::{Cell, LayerKv, Place};
 use crate::latent::Latent;
 use crate::maths::{AddScaled, Gate, RmsNorm, RmsNormInPlace};
 use crate::pool::Pool;
@@ -26,8 +26,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) kernels: Kernels,
     pub(crate) isa: Isa,
-    /// Position of the first token.
-    pub(crate) start: usize,
+    /// Where each token belongs.
+    pub(crate) places: &'a [Place],
     /// How many tokens.
     pub(crate) tokens: usize,
 }
@@ -221,10 +221,10 @@ impl Pass<'_> {
 
     fn store<C: Cell>(&self, kv: &mut LayerKv<C>, scratch: &Scratch) {
         let (query, width) = (self.spec.query_width(), self.spec.kv_width());
-        let rows = scratch.qkv.chunks_exact(self.qkv_width()).take(self.tokens);
-        for (token, row) in rows.enumerate() {
+        let rows = scratch.qkv.chunks_exact(self.qkv_width());
+        for (&place, row) in self.places.iter().zip(rows) {
             let (keys, values) = row[query..].split_at(width);
-            kv.store(self.start + token, keys, values);
+            kv.store(place, keys, values);
         }
     }
 
@@ -248,10 +248,10 @@ impl Pass<'_> {
             let Some(space) = take_next(&spaces) else { return };
             while let Some((index, out)) = take_next(&parts) {
                 let (token, head) = (index / heads, index % heads);
-                let position = self.start + token;
+                let Place { sequence, position } = self.places[token];
                 self.isa.run(Attend {
                     kv,
-                    head,
+                    head: sequence * heads + head,
                     first: layer.window.map_or(0, |window| (position + 1).saturating_sub(window)),
                     end: position + 1,
                     scale: spec.scales.attention,

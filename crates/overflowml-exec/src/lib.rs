@@ -26,7 +26,7 @@ mod transposed;
 mod vector;
 mod weights;
 
-pub use decoder::{Decoder, Layouts};
+pub use decoder::{Decoder, Layouts, Step};
 pub use error::ExecError;
 pub use kernels::Kernels;
 pub use memory::{MemoryWeight, MemoryWeights};

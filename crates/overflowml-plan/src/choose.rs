@@ -63,8 +63,13 @@ pub fn plan(
 
 /// Chunk lengths to try, longest first.
 fn chunks(request: &Request) -> impl Iterator<Item = usize> {
-    let longest = request.prompt.clamp(1, LONGEST_CHUNK);
-    std::iter::successors(Some(longest), |&chunk| (chunk > 1).then(|| chunk.div_ceil(2)))
+    // Every sequence advances by at least a token.
+    let shortest = request.sequences.max(1);
+    let all = request.prompt.saturating_mul(shortest);
+    let longest = all.clamp(shortest, LONGEST_CHUNK.max(shortest));
+    std::iter::successors(Some(longest), move |&chunk| {
+        (chunk > shortest).then(|| chunk.div_ceil(2).max(shortest))
+    })
 }
 
 struct Chooser<'a> {
@@ -101,17 +106,13 @@ impl Chooser<'_> {
 
     /// Prefill and all new tokens.
     fn total(&self, plan: &Plan) -> Seconds {
-        let Prediction { prefill_seconds, seconds_per_token, .. } = &plan.prediction;
-        #[allow(clippy::cast_precision_loss)] // token counts are far below 2^52
-        let tokens = self.request.generate as f64;
-        Seconds::new(prefill_seconds.get() + tokens * seconds_per_token.get())
+        plan.prediction.seconds_for(self.request)
     }
 
     /// `None` if the chunk's buffers leave no room even for streaming everything.
     fn fixed(&self, context: usize, chunk: usize) -> Option<Fixed> {
-        let Request { budget, logits, threads, kv_dtype, .. } = *self.request;
-        let kv = KvLayout::new(self.spec, kv_dtype, context, chunk);
-        let scratch = ScratchLayout::new(self.spec, chunk, threads, logits);
+        let budget = self.request.budget;
+        let (kv, scratch) = self.buffers(context, chunk);
         let kept = kept_bytes(self.weights);
         let taken = [self.request.overhead.value, kept, kv.size(), scratch.size(), slack(budget)];
         let taken = taken.into_iter().try_fold(Bytes::ZERO, Bytes::checked_add)?;
@@ -127,7 +128,7 @@ impl Chooser<'_> {
             return Some(self.finish(fixed, strategy, Placed { blocks, ring: None, experts: None }));
         }
         let affordable = self.request.budget.share(ACTIVATION_SHARE);
-        if chunk > 1 && fixed.scratch.size() > affordable {
+        if chunk > self.request.sequences.max(1) && fixed.scratch.size() > affordable {
             return None;
         }
         let placed = match has_experts(self.weights) {
@@ -230,6 +231,7 @@ impl Chooser<'_> {
             blocks,
             ring,
             experts,
+            sequences: fixed.kv.sequences,
             context: self.context(),
             prefill_chunk: fixed.scratch.chunk,
             kv: fixed.kv,
@@ -263,10 +265,19 @@ impl Chooser<'_> {
         }
     }
 
+    /// Cache and activations of all sequences, for passes of `chunk` tokens.
+    fn buffers(&self, context: usize, chunk: usize) -> (KvLayout, ScratchLayout) {
+        let Request { logits, threads, kv_dtype, sequences, .. } = *self.request;
+        let sequences = sequences.max(1);
+        let kv = KvLayout::new(self.spec, kv_dtype, context, chunk);
+        let scratch = ScratchLayout::new(self.spec, chunk, threads, logits);
+        let scratch = scratch.for_sequences(sequences, self.spec.vocab);
+        (kv.for_sequences(sequences), scratch)
+    }
+
     fn smallest_buffers(&self, context: usize) -> (Bytes, Bytes) {
-        let Request { logits, threads, kv_dtype, .. } = *self.request;
-        let kv = KvLayout::new(self.spec, kv_dtype, context, 1).size();
-        (kv, ScratchLayout::new(self.spec, 1, threads, logits).size())
+        let (kv, scratch) = self.buffers(context, self.request.sequences.max(1));
+        (kv.size(), scratch.size())
     }
 
     fn smallest_budget(&self, context: usize, slots: Bytes) -> Bytes {

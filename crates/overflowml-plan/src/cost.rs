@@ -127,12 +127,13 @@ impl Load {
         Seconds::new(compute.max(self.read(rates, tokens).get()))
     }
 
-    /// All passes over a prompt, chunk by chunk.
-    pub(crate) fn prefill(&self, rates: &Rates, prompt: usize, chunk: usize) -> Seconds {
-        let chunk = chunk.max(1);
-        let starts = (0..prompt.max(1)).step_by(chunk);
+    /// All passes over the prompts of some sequences, one after the other, chunk by chunk.
+    pub(crate) fn prefill(&self, rates: &Rates, request: &Request, chunk: usize) -> Seconds {
+        let (prompt, chunk) = (request.prompt.max(1), chunk.max(1));
+        let total = prompt.saturating_mul(request.sequences.max(1));
+        let starts = (0..total).step_by(chunk);
         let times =
-            starts.map(|start| self.pass(rates, chunk.min(prompt.max(1) - start), start).get());
+            starts.map(|start| self.pass(rates, chunk.min(total - start), start % prompt).get());
         Seconds::new(times.sum())
     }
 }
@@ -159,22 +160,28 @@ pub fn predict(
     let load = Load::new(spec, weights, plan);
     let rates = &request.rates;
     let halfway = request.prompt + request.generate / 2;
-    let (compute, token) = (load.compute(rates, 1, halfway), load.pass(rates, 1, halfway));
+    let together = request.sequences.max(1);
+    let compute = load.compute(rates, together, halfway);
+    let each = |load: &Load| {
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let tokens = together as f64;
+        Seconds::new(load.pass(rates, together, halfway).get() / tokens)
+    };
+    let token = each(&load);
     let used = load.experts.weights.share(load.experts.active);
     let rate = |hit_rate: f64| {
         let load = load.with_hits(hit_rate);
-        let token = load.pass(rates, 1, halfway);
         let per_token = load.experts.read(1.0);
-        ExpertRate { hit_rate, per_token, decode_tokens_per_second: per_second(token) }
+        ExpertRate { hit_rate, per_token, decode_tokens_per_second: per_second(each(&load)) }
     };
     Prediction {
         weights_per_pass: load.weights.saturating_add(used),
         streamed_per_pass: load.streamed,
         load_seconds: rates.disk.value.time_for(plan.memory.resident),
-        prefill_seconds: load.prefill(rates, request.prompt, plan.prefill_chunk),
+        prefill_seconds: load.prefill(rates, request, plan.prefill_chunk),
         seconds_per_token: token,
         decode_tokens_per_second: per_second(token),
-        limited_by: if compute < load.read(rates, 1) { "disk" } else { "memory" },
+        limited_by: if compute < load.read(rates, together) { "disk" } else { "memory" },
         experts: plan.experts.as_ref().map(|cache| ExpertPrediction {
             low: rate(cache.share()),
             expected: rate(expected_hits(cache.share())),

@@ -15,6 +15,8 @@ pub struct Request {
     pub prompt: usize,
     /// New tokens at most; `prompt + generate` positions must fit the KV cache.
     pub generate: usize,
+    /// Sequences that advance together, at least one; each has a prompt and new tokens of its own.
+    pub sequences: usize,
     /// Which logits are wanted.
     pub logits: LogitsWanted,
     /// Element type of the KV cache.
@@ -57,7 +59,9 @@ pub struct Plan {
     pub ring: Option<Ring>,
     /// Where experts are kept and read to; `None` if there are none, or all stay in memory.
     pub experts: Option<ExpertCache>,
-    /// Positions that the KV cache holds.
+    /// Sequences that advance together.
+    pub sequences: usize,
+    /// Positions that the KV cache holds for each of them.
     pub context: usize,
     /// Tokens per pass while the prompt is read.
     pub prefill_chunk: usize,
@@ -212,9 +216,9 @@ pub struct Prediction {
     pub streamed_per_pass: Bytes,
     /// Reading what stays in memory, before the first token.
     pub load_seconds: Seconds,
-    /// From the prompt to the first new token.
+    /// From the prompt to the first new token; of all sequences.
     pub prefill_seconds: Seconds,
-    /// Each further token.
+    /// Each further token; sequences that advance together share the time of a pass.
     pub seconds_per_token: Seconds,
     /// Its inverse.
     pub decode_tokens_per_second: f64,
@@ -246,4 +250,13 @@ pub struct ExpertRate {
     pub per_token: Bytes,
     /// The speed that this gives.
     pub decode_tokens_per_second: f64,
+}
+
+impl Prediction {
+    /// Prefill and all new tokens of all sequences.
+    pub fn seconds_for(&self, request: &Request) -> Seconds {
+        #[allow(clippy::cast_precision_loss)] // token counts are far below 2^52
+        let tokens = request.generate.saturating_mul(request.sequences.max(1)) as f64;
+        Seconds::new(self.prefill_seconds.get() + tokens * self.seconds_per_token.get())
+    }
 }

@@ -102,6 +102,7 @@ fn request(budget: Bytes) -> Request {
     Request {
         budget,
         prompt: 16,
+        sequences: 1,
         generate: 16,
         logits: LogitsWanted::Last,
         kv_dtype: DType::BF16,
@@ -259,10 +260,12 @@ prop_compose! {
         generate in 0_usize..300,
         scores in any::<bool>(),
         threads in 1_usize..5,
+        together in 1_usize..5,
     ) -> Request {
         let logits = if scores { LogitsWanted::All } else { LogitsWanted::Last };
         let budget = Bytes::mib(24).saturating_add(Bytes::new(extra));
-        Request { prompt, generate, logits, threads, ..request(budget) }
+        let sequences = if scores { 1 } else { together };
+        Request { prompt, generate, logits, threads, sequences, ..request(budget) }
     }
 }
 

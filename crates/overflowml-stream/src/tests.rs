@@ -59,6 +59,7 @@ impl World {
         let request = Request {
             budget: Bytes::mib(5).saturating_add(Bytes::new(room)),
             prompt: 4,
+            sequences: 1,
             generate: 4,
             logits: LogitsWanted::Last,
             kv_dtype: DType::F16,

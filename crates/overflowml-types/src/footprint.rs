@@ -30,6 +30,8 @@ pub struct KvLayout {
     pub width: usize,
     /// Elements of one position's values, or of the vector that both are made from.
     pub value_width: usize,
+    /// Sequences that advance together, each with cells of its own.
+    pub sequences: usize,
 }
 
 impl KvLayout {
@@ -37,7 +39,7 @@ impl KvLayout {
     /// works on all of them. Caches are rounded up to a multiple of it.
     pub const LANES: usize = 16;
 
-    /// The cache for `context` positions fed in chunks of at most `chunk`.
+    /// The cache of one sequence of `context` positions fed in chunks of at most `chunk`.
     pub fn new(spec: &DecoderSpec, dtype: DType, context: usize, chunk: usize) -> Self {
         let cells = spec
             .layers
@@ -54,16 +56,22 @@ impl KvLayout {
             Some(latent) => (0, latent.width()),
             None => (spec.kv_width(), spec.kv_width()),
         };
-        Self { dtype, cells, width, value_width }
+        Self { dtype, cells, width, value_width, sequences: 1 }
+    }
+
+    /// The same for each of `sequences`.
+    #[must_use]
+    pub fn for_sequences(self, sequences: usize) -> Self {
+        Self { sequences, ..self }
     }
 
     /// Bytes of all keys and values.
     pub fn size(&self) -> Bytes {
         let cells: u64 = self.cells.iter().map(|&cells| cells as u64).sum();
-        self.bytes_per_cell().saturating_mul(cells)
+        self.bytes_per_cell().saturating_mul(cells).saturating_mul(self.sequences as u64)
     }
 
-    /// Bytes that one more token of context costs while no window is full.
+    /// Bytes that one more token of context costs one sequence while no window is full.
     pub fn bytes_per_token(&self) -> Bytes {
         self.bytes_per_cell().saturating_mul(self.cells.len() as u64)
     }
@@ -99,11 +107,11 @@ pub struct ScratchLayout {
     /// `[threads, heads per key/value head, SCORE_TILE + 2]`: attention scores of one tile of
     /// positions, with the running maximum and sum; of latent attention, one head's query as well.
     pub scores: usize,
-    /// `[vocab]`, or `[chunk, VOCAB_TILE]` if that is more and every position is scored.
+    /// `[sequences, vocab]`, or `[chunk, VOCAB_TILE]` if that is more and every position is scored.
     pub logits: usize,
     /// `[chunk, 3]` of `f64`: running maximum, sum and the wanted logit of scored tokens.
     pub tallies: usize,
-    /// `[vocab, 2]`: a sampler's candidates, logit and token.
+    /// `[sequences, vocab, 2]`: each sampler's candidates, logit and token.
     pub candidates: usize,
     /// `[hidden]`: one embedding row as stored.
     pub row: usize,
@@ -232,6 +240,13 @@ impl ScratchLayout {
             latent: LatentScratch::new(spec, chunk),
             experts: ExpertScratch::new(spec, chunk, threads),
         }
+    }
+
+    /// The same for passes that give the logits of up to `sequences` sequences, each of `vocab` tokens.
+    #[must_use]
+    pub fn for_sequences(self, sequences: usize, vocab: usize) -> Self {
+        let logits = self.logits.max(sequences * vocab);
+        Self { logits, candidates: self.candidates * sequences, ..self }
     }
 
     /// Bytes of all buffers.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use overflowml_plan::Plan;
 use overflowml_types::{Bytes, Seconds};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How long the parts of a run took.
 #[derive(Clone, Debug, Serialize)]
@@ -114,8 +114,25 @@ pub struct RunReport {
     pub plan: Plan,
 }
 
+/// What a batch tells about itself: `run --prompts --json` prints these.
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchReport {
+    /// From opening the files to the first pass.
+    pub load_seconds: Seconds,
+    /// Everything after that.
+    pub generate_seconds: Seconds,
+    /// New tokens per second of it.
+    pub tokens_per_second: f64,
+    /// Memory.
+    pub memory: MemoryReport,
+    /// Disk.
+    pub io: IoReport,
+    /// The plan that was run.
+    pub plan: Plan,
+}
+
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoppedBy {
     /// The model ended its text.

@@ -13,7 +13,10 @@ use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
-use crate::report::{ExpertReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
+use crate::report::{
+    BatchReport, ExpertReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings,
+    seconds,
+};
 use crate::text::Text;
 
 /// Reads in flight: as many as keep a disk busy with blocks of this size.
@@ -21,13 +24,13 @@ const READERS: usize = 4;
 
 /// A model ready to compute within its budget.
 pub struct Session {
-    planner: Planner,
-    plan: Plan,
+    pub(crate) planner: Planner,
+    pub(crate) plan: Plan,
     prediction: Prediction,
-    store: Store,
-    decoder: Decoder,
-    /// Tokens whose keys and values are in the cache.
-    fed: Vec<u32>,
+    pub(crate) store: Store,
+    pub(crate) decoder: Decoder,
+    /// Tokens whose keys and values are in the cache of the first sequence.
+    pub(crate) fed: Vec<u32>,
     load: Duration,
     /// What experts had cost before the last decoding began.
     experts_before: ExpertCounters,
@@ -253,9 +256,9 @@ impl Session {
     fn keep_common_prefix(&mut self, prompt: &[u32]) -> Result<usize, Error> {
         let common = self.fed.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let mut keep = common.min(prompt.len() - 1);
-        if self.decoder.truncate(keep).is_err() {
+        if self.decoder.truncate(0, keep).is_err() {
             // A sliding window has already forgotten what precedes that position.
-            self.decoder.reset();
+            self.decoder.reset(0);
             keep = 0;
         }
         self.fed.truncate(keep);
@@ -272,7 +275,7 @@ impl Session {
             return Err(Error::TooShort { what: "text", found: tokens.len(), needed: 2 });
         }
         let started = Instant::now();
-        self.decoder.reset();
+        self.decoder.reset(0);
         self.fed.clear();
         let chunk = self.plan.prefill_chunk;
         self.store.expect_passes(Some((tokens.len() - 1).div_ceil(chunk) as u64));
@@ -315,6 +318,21 @@ impl Session {
                 decode_tokens_per_second: passes.map(|passes| passes / decode),
                 predicted_tokens_per_second: self.prediction.decode_tokens_per_second,
             },
+            memory: self.memory_report(),
+            io: self.io_report(),
+            plan: self.plan.clone(),
+        }
+    }
+
+    /// Everything about a batch that made `tokens` new tokens in `took`.
+    pub fn batch_report(&mut self, tokens: usize, took: Duration) -> BatchReport {
+        self.remember_disk_speed();
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let tokens_per_second = tokens as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+        BatchReport {
+            load_seconds: seconds(self.load),
+            generate_seconds: seconds(took),
+            tokens_per_second,
             memory: self.memory_report(),
             io: self.io_report(),
             plan: self.plan.clone(),

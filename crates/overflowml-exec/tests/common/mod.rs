@@ -68,9 +68,10 @@ impl Model {
     }
 
     pub fn decoder(&self, source: &MemoryWeights, setup: Setup) -> Result<Decoder, ExecError> {
-        let Setup { context, chunk, threads, wanted, kernels } = setup;
-        let kv = KvLayout::new(&self.spec, self.dtype, context, chunk);
+        let Setup { context, chunk, threads, wanted, kernels, sequences } = setup;
+        let kv = KvLayout::new(&self.spec, self.dtype, context, chunk).for_sequences(sequences);
         let scratch = ScratchLayout::new(&self.spec, chunk, threads, wanted);
+        let scratch = scratch.for_sequences(sequences, self.spec.vocab);
         let layouts = Layouts { context, kv: &kv, scratch: &scratch };
         Decoder::new(&self.spec, &self.list, source, &layouts, Pool::new(threads), kernels)
     }
@@ -107,12 +108,13 @@ pub struct Setup {
     pub threads: usize,
     pub wanted: LogitsWanted,
     pub kernels: Kernels,
+    pub sequences: usize,
 }
 
 impl Setup {
     pub fn new(context: usize, chunk: usize) -> Self {
         let (wanted, kernels) = (LogitsWanted::Last, Kernels::detect());
-        Self { context, chunk, threads: 1, wanted, kernels }
+        Self { context, chunk, threads: 1, wanted, kernels, sequences: 1 }
     }
 }
 
