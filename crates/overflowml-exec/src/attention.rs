@@ -173,7 +173,12 @@ impl<'a> Running<'a> {
     /// Scores become `e^(score - maximum)`, 0 where the token does not see; returns the factor by which
     /// everything weighed before shrinks.
     #[inline(always)]
-    pub(crate) fn weigh<const FUSED: bool>(&mut self, visible: Visible, scale: f32, cap: Option<f32>) -> f32 {
+    pub(crate) fn weigh<const FUSED: bool>(
+        &mut self,
+        visible: Visible,
+        scale: f32,
+        cap: Option<f32>,
+    ) -> f32 {
         for score in self.scores.iter_mut() {
             *score *= scale;
         }

@@ -122,8 +122,8 @@ impl KvCache {
         let own = KvLayout::new(spec, layout.dtype, context, chunk);
         let own = own.for_sequences(layout.sequences);
         if *layout != own {
-            let [expected, actual] =
-                [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * (kv.width + kv.value_width));
+            let [expected, actual] = [&own, layout]
+                .map(|kv| kv.cells.iter().sum::<usize>() * (kv.width + kv.value_width));
             return Err(ExecError::Layout { buffer: "kv", expected, actual });
         }
         let layers = match layout.dtype {

@@ -53,7 +53,11 @@ impl Pass<'_> {
             let rotations = self.rotations(layer, scratch.chunk);
             let rotations = rotations.map_or(0..0, |(start, dim)| start..start + self.tokens * dim);
             let part = Latent { pass: self, spec, weights: latent, rotations };
-            self.normalise(weights.attention_norm.as_deref(), &scratch.residual, &mut scratch.delta);
+            self.normalise(
+                weights.attention_norm.as_deref(),
+                &scratch.residual,
+                &mut scratch.delta,
+            );
             part.attend(kv, scratch, source)?;
         } else {
             self.project_qkv(weights, scratch, source)?;

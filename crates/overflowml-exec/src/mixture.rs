@@ -4,7 +4,9 @@
 //! of the experts' numbers, whatever the order in which experts come into memory.
 
 use overflowml_stream::Wanted;
-use overflowml_types::{ExpertPart, ExpertScratch, ExpertStorage, ExpertsSpec, LayerPart, WeightRole};
+use overflowml_types::{
+    ExpertPart, ExpertScratch, ExpertStorage, ExpertsSpec, LayerPart, WeightRole,
+};
 
 use crate::error::ExecError;
 use crate::kernels::Input;

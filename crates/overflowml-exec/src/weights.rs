@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use overflowml_types::{Access, DType, DecoderSpec, LayerPart, Norms, PassWeight, QkNorm, WeightRole};
+use overflowml_types::{
+    Access, DType, DecoderSpec, LayerPart, Norms, PassWeight, QkNorm, WeightRole,
+};
 
 use crate::error::ExecError;
 use crate::latent::LatentWeights;

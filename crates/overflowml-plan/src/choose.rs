@@ -125,7 +125,11 @@ impl Chooser<'_> {
         let fixed = self.fixed(self.context(), chunk)?;
         let whole = self.all_in_memory(&fixed, true).or_else(|| self.all_in_memory(&fixed, false));
         if let Some((strategy, blocks)) = whole {
-            return Some(self.finish(fixed, strategy, Placed { blocks, ring: None, experts: None }));
+            return Some(self.finish(
+                fixed,
+                strategy,
+                Placed { blocks, ring: None, experts: None },
+            ));
         }
         let affordable = self.request.budget.share(ACTIVATION_SHARE);
         if chunk > self.request.sequences.max(1) && fixed.scratch.size() > affordable {

@@ -119,9 +119,8 @@ pub(crate) fn smallest_passage(weights: &[PassWeight]) -> Bytes {
 }
 
 fn smallest(weights: &[PassWeight]) -> Option<ExpertCache> {
-    let of = |target: &Bytes| {
-        Some(ExpertCache { spare: FEWEST_SPARE, ..passing(weights, *target)? })
-    };
+    let of =
+        |target: &Bytes| Some(ExpertCache { spare: FEWEST_SPARE, ..passing(weights, *target)? });
     TARGETS.iter().filter_map(of).min_by_key(cost)
 }
 

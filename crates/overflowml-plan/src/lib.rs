@@ -20,7 +20,10 @@ pub use choose::plan;
 pub use cost::predict;
 pub use experts::ExpertCache;
 pub use infeasible::Infeasible;
-pub use plan::{Block, ExpertPrediction, ExpertRate, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring, Run, Strategy};
+pub use plan::{
+    Block, ExpertPrediction, ExpertRate, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring,
+    Run, Strategy,
+};
 pub use simulate::{Simulated, simulate};
 
 #[cfg(test)]

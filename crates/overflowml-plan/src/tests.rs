@@ -51,7 +51,10 @@ impl Shape {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
-            layers: vec![LayerSpec { window: self.window, rope: Some(0), experts: false }; self.layers],
+            layers: vec![
+                LayerSpec { window: self.window, rope: Some(0), experts: false };
+                self.layers
+            ],
             ropes: vec![RopeSpec {
                 rotary_dim: self.head_dim,
                 theta: 1e4,

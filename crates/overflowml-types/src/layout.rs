@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -156,7 +157,9 @@ impl fmt::Display for WeightRole {
         match self {
             Self::Embedding => f.write_str("embedding"),
             Self::Layer(layer, part) => write!(f, "layer {layer} {part:?}"),
-            Self::Expert(layer, expert, part) => write!(f, "layer {layer} expert {expert} {part:?}"),
+            Self::Expert(layer, expert, part) => {
+                write!(f, "layer {layer} expert {expert} {part:?}")
+            }
             Self::FinalNorm => f.write_str("final norm"),
             Self::Head => f.write_str("head"),
         }
@@ -241,6 +244,26 @@ impl DecoderSpec {
             access: Access::Rows,
         });
         weights
+    }
+
+    /// Every tensor that files hold, each once: a tied head is not stored, and weights that are parts of one
+    /// tensor are one.
+    pub fn tensors(&self) -> Vec<WeightSpec> {
+        let mut tensors: Vec<WeightSpec> = Vec::new();
+        let mut sliced = HashSet::new();
+        for mut weight in self.weights() {
+            if weight.role == WeightRole::Head && self.tied_embeddings {
+                continue;
+            }
+            if let Some(slice) = weight.slice.take() {
+                if !sliced.insert(weight.name.clone()) {
+                    continue;
+                }
+                weight.shape = slice.of;
+            }
+            tensors.push(weight);
+        }
+        tensors
     }
 
     fn layer_weights(&self, layer: usize, weights: &mut Vec<WeightSpec>) {

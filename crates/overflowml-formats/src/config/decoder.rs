@@ -121,8 +121,7 @@ fn dims(family: &Family, fields: &Fields<'_>) -> Result<Dims, ConfigError> {
     let sizes = &family.sizes;
     let hidden = size(fields, "hidden_size", sizes.hidden, limits::HIDDEN)?;
     let heads = size(fields, "num_attention_heads", sizes.heads, limits::HEADS)?;
-    let latent =
-        family.latent.then(|| mixture::latent(fields, family.mixture)).transpose()?;
+    let latent = family.latent.then(|| mixture::latent(fields, family.mixture)).transpose()?;
     let (kv_heads, head_dim) = match &latent {
         Some(latent) => (heads, latent.query_dim()),
         None => (kv_heads(family, fields, heads)?, head_dim(family, fields, hidden, heads)?),

@@ -274,11 +274,7 @@ const GEMMA3: Family = Family {
     qk_norm: QkNorm::PerHead,
     // `transformers` ignores attn_logit_softcapping here.
     softcap: SoftCap::Logits,
-    windows: Windows::AllBut {
-        every: 6,
-        every_field: Some("sliding_window_pattern"),
-        width: 4096,
-    },
+    windows: Windows::AllBut { every: 6, every_field: Some("sliding_window_pattern"), width: 4096 },
     ropes: Ropes::PerLayerType { local_field: "rope_local_base_freq", local_theta: 10_000.0 },
     ..GEMMA2
 };

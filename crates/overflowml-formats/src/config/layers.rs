@@ -121,12 +121,14 @@ fn refuse_windowed_layers(
     };
     let by_default = matches!(rule, Windows::AllBut { .. }) && says_so.is_none();
     match by_default || says_so.is_some_and(|types| types.contains(&true)) {
-        true if matches!(rule, Windows::FromLayer | Windows::EveryOther) => Err(ConfigError::Contradiction {
-            field: fields.path_to(LAYER_TYPES),
-            found: "sliding_attention".to_owned(),
-            other: "use_sliding_window",
-            value: "false".to_owned(),
-        }),
+        true if matches!(rule, Windows::FromLayer | Windows::EveryOther) => {
+            Err(ConfigError::Contradiction {
+                field: fields.path_to(LAYER_TYPES),
+                found: "sliding_attention".to_owned(),
+                other: "use_sliding_window",
+                value: "false".to_owned(),
+            })
+        }
         true => Err(fields.missing(WINDOW)),
         false => Ok(()),
     }

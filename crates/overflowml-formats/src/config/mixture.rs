@@ -135,8 +135,7 @@ fn maybe_normalised(fields: &Fields<'_>) -> Result<RouterSpec, ConfigError> {
 
 fn qwen2(fields: &Fields<'_>) -> Result<ExpertsSpec, ConfigError> {
     let inner = inner(fields, "moe_intermediate_size", 1408)?;
-    let shared =
-        size(fields, "shared_expert_intermediate_size", Some(5632), limits::INTERMEDIATE)?;
+    let shared = size(fields, "shared_expert_intermediate_size", Some(5632), limits::INTERMEDIATE)?;
     let shared = Some(SharedExpert { intermediate: shared, gated: true });
     let counts = counts(fields, 60, Some(4))?;
     Ok(ExpertsSpec { shared, ..spec(counts, inner, maybe_normalised(fields)?) })
@@ -154,12 +153,8 @@ fn olmoe(fields: &Fields<'_>) -> Result<ExpertsSpec, ConfigError> {
 
 fn gpt_oss(fields: &Fields<'_>) -> Result<ExpertsSpec, ConfigError> {
     let inner = inner(fields, "intermediate_size", 2880)?;
-    let router = RouterSpec {
-        scoring: Scoring::SoftmaxOfChosen,
-        normalise: false,
-        bias: true,
-        ..PLAIN
-    };
+    let router =
+        RouterSpec { scoring: Scoring::SoftmaxOfChosen, normalise: false, bias: true, ..PLAIN };
     Ok(ExpertsSpec {
         bias: true,
         interleaved: true,
