@@ -120,7 +120,7 @@ pub enum Precision {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("input").required(true).args(["prompt", "prompt_file", "chat"]))]
+#[command(group = clap::ArgGroup::new("input").required(true).args(["prompt", "prompt_file", "chat", "prompts"]))]
 pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArg,
@@ -133,6 +133,20 @@ pub struct RunArgs {
     /// Talk: the model's chat template with history. `/exit` ends, Ctrl-C ends a reply.
     #[arg(long, conflicts_with = "json")]
     pub chat: bool,
+    /// Continue every prompt in this JSON Lines file: `{"prompt": "..."}` per line, optionally with `id`,
+    /// `max_new_tokens`, `temperature` and `seed`. They advance together, so that each byte that streams from
+    /// disk serves all of them. A run that was stopped continues when it is started again.
+    #[arg(long, value_name = "FILE", requires = "out")]
+    pub prompts: Option<PathBuf>,
+    /// Where the results of `--prompts` go: one JSON object per row, in the rows' order.
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub out: Option<PathBuf>,
+    /// How many prompts advance together; `auto` is as many as make it fastest in the memory given.
+    #[arg(long, value_name = "N", default_value = "auto", requires = "prompts")]
+    pub batch: BatchSize,
+    /// Begin anew where results, or an unfinished run's, are there already.
+    #[arg(long, requires = "prompts")]
+    pub overwrite: bool,
     /// Instructions at the start of a chat.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
@@ -146,6 +160,27 @@ pub struct RunArgs {
     /// Print one JSON document instead of the text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How many prompts advance together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// As many as make it fastest.
+    Auto,
+    /// So many.
+    Rows(u16),
+}
+
+impl std::str::FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(rows @ 1..=1024)) => Ok(Self::Rows(rows)),
+            _ => Err("a number from 1 to 1024 is needed, or `auto`".to_owned()),
+        }
+    }
 }
 
 /// How the next token is chosen; defaults come from the model's generation_config.json.

@@ -43,3 +43,47 @@ impl Drop for ByteBar {
         self.bar.finish_and_clear();
     }
 }
+
+/// A bar of rows with the speed in tokens, under the same conditions.
+pub struct RowBar {
+    bar: ProgressBar,
+    started: Instant,
+    shown: bool,
+}
+
+impl RowBar {
+    /// A bar of `total` rows, of which `done` were done before.
+    pub fn new(total: usize, done: usize) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden());
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        Self { bar, started: Instant::now(), shown: !output::watched() }
+    }
+
+    /// So many rows are done.
+    pub fn rows(&mut self, done: usize) {
+        self.bar.set_position(done as u64);
+    }
+
+    /// So many tokens were made.
+    pub fn tokens(&mut self, made: usize) {
+        let elapsed = self.started.elapsed();
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let speed = made as f64 / elapsed.as_secs_f64().max(1e-9);
+        self.bar.set_message(format!("{speed:.1} tokens/s"));
+        if !self.shown && elapsed > Duration::from_secs(1) {
+            self.shown = true;
+            let template = "[{bar:30}] {pos} of {len} rows, {msg}, {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style);
+            }
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+}
+
+impl Drop for RowBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

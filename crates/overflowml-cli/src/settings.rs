@@ -20,6 +20,7 @@ pub fn session(
         prompt,
         generate,
         context: host.context.map(|tokens| tokens as usize),
+        sequences: 1,
         logits,
         threads: host.threads.map(usize::from),
         direct_io: !host.no_direct_io,

@@ -6,7 +6,7 @@ use overflowml_types::{DecoderSpec, KvLayout, PassWeight, ScratchLayout};
 
 use crate::error::ExecError;
 use crate::kernels::{Kernels, MatrixRef};
-use crate::kv::{Cell, KvCache, LayerKv, Layers};
+use crate::kv::{Cell, KvCache, LayerKv, Layers, Place};
 use crate::layer::{Pass, Prepared, Target};
 use crate::maths::{FinishLogits, RmsNorm};
 use crate::pool::Pool;
@@ -28,10 +28,20 @@ pub struct Layouts<'a> {
     pub scratch: &'a ScratchLayout,
 }
 
+/// The next tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Which sequence, below [`KvLayout::sequences`].
+    pub sequence: usize,
+    /// At least one.
+    pub tokens: &'a [u32],
+}
+
 /// A decoder-only language model with its cache: the same code for every family, configured by its
 /// [`DecoderSpec`].
 ///
-/// Results do not depend on how weights are cut into runs, how tokens are cut into chunks, or how many
+/// It can advance several sequences in one pass, which then serves all of them. Results do not depend on how
+/// weights are cut into runs, how tokens are cut into chunks, which sequences advance together, or how many
 /// threads there are: every sum has one order.
 pub struct Decoder {
     spec: DecoderSpec,
@@ -40,6 +50,8 @@ pub struct Decoder {
     kv: KvCache,
     context: usize,
     scratch: Scratch,
+    /// Where the tokens of the running pass belong.
+    places: Vec<Place>,
     pool: Pool,
     kernels: Kernels,
     isa: Isa,
@@ -69,6 +81,7 @@ impl Decoder {
             weights,
             kv,
             context: layouts.context,
+            places: Vec::with_capacity(scratch.chunk),
             scratch,
             pool,
             isa: kernels.isa(),
@@ -76,51 +89,82 @@ impl Decoder {
         })
     }
 
-    /// Positions that are remembered; the next token's position.
-    pub fn position(&self) -> usize {
-        self.kv.len()
+    /// Positions of a sequence that are remembered; its next token's position.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn position(&self, sequence: usize) -> usize {
+        self.kv.len(sequence)
     }
 
-    /// Forgets every position.
-    pub fn reset(&mut self) {
-        self.kv.reset();
+    /// Forgets every position of a sequence.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn reset(&mut self, sequence: usize) {
+        self.kv.reset(sequence);
     }
 
-    /// Forgets everything from position `len` on.
+    /// Forgets everything of a sequence from position `len` on.
     ///
     /// # Errors
     /// [`ExecError::Truncate`] if `len` is beyond the end, or so far back that a sliding window has already
     /// lost what the next token would see. Nothing is changed then.
-    pub fn truncate(&mut self, len: usize) -> Result<(), ExecError> {
-        self.kv.truncate(len)
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<(), ExecError> {
+        self.kv.truncate(sequence, len)
     }
 
-    /// Adds `tokens`, at least one and at most a chunk, and computes the logits after the last of them.
-    ///
-    /// `cancel` is looked at before every layer. After an error the cache is as before the call, and `source`
-    /// must be rewound.
+    /// Adds `tokens` to the first sequence: [`Self::advance`] with one step.
     ///
     /// # Errors
-    /// If the tokens do not fit or are not in the vocabulary, if weights cannot be had, or on
-    /// cancellation.
+    /// As [`Self::advance`].
     pub fn feed(
         &mut self,
         source: &mut impl WeightSource,
         tokens: &[u32],
         cancel: &AtomicBool,
     ) -> Result<(), ExecError> {
-        self.layers(source, tokens, cancel)?;
-        self.last_head(source, tokens.len())?;
-        self.kv.commit(tokens.len());
+        self.advance(source, &[Step { sequence: 0, tokens }], cancel)
+    }
+
+    /// Adds the tokens of each step, together at most a chunk, and computes the logits after the last of each,
+    /// in one pass. Steps are in ascending order of their sequences.
+    ///
+    /// `cancel` is looked at before every layer. After an error the cache is as before the call, and `source`
+    /// must be rewound.
+    ///
+    /// # Errors
+    /// If the tokens do not fit or are not in the vocabulary, if the steps are not in order, if weights cannot be
+    /// had, or on cancellation.
+    pub fn advance(
+        &mut self,
+        source: &mut impl WeightSource,
+        steps: &[Step<'_>],
+        cancel: &AtomicBool,
+    ) -> Result<(), ExecError> {
+        self.layers(source, steps, cancel)?;
+        self.last_heads(source, steps)?;
+        steps.iter().for_each(|step| self.kv.commit(step.sequence, step.tokens.len()));
         Ok(())
     }
 
-    /// The logits after the last token that was fed: `[vocab]`.
+    /// The logits after the last token of the first step: `[vocab]`.
     pub fn last_logits(&self) -> &[f32] {
-        &self.scratch.logits[..self.spec.vocab]
+        self.logits_after(0)
     }
 
-    /// Adds all but the last of `tokens`, at most a chunk, and appends to `log_probabilities` the natural
+    /// The logits after the last token of the last pass's step number `step`: `[vocab]`.
+    ///
+    /// # Panics
+    /// If a pass cannot have had so many steps.
+    pub fn logits_after(&self, step: usize) -> &[f32] {
+        &self.scratch.logits[step * self.spec.vocab..][..self.spec.vocab]
+    }
+
+    /// Adds to the first sequence all but the last of `tokens`, at most a chunk, and appends to `log_probabilities` the natural
     /// logarithm of the probability of each token after the first.
     ///
     /// # Errors
@@ -139,33 +183,34 @@ impl Decoder {
             return Err(ExecError::NotForScoring);
         }
         self.check_vocabulary(&tokens[1..])?;
-        self.layers(source, fed, cancel)?;
+        self.layers(source, &[Step { sequence: 0, tokens: fed }], cancel)?;
         self.tally_head(source, &tokens[1..])?;
         for (token, tally) in self.scratch.tallies[..fed.len()].iter().enumerate() {
             let log_probability = tally.log_probability();
             if log_probability.is_nan() {
-                return Err(ExecError::NotANumber { position: self.kv.len() + token });
+                return Err(ExecError::NotANumber { position: self.kv.len(0) + token });
             }
             log_probabilities.push(log_probability);
         }
-        self.kv.commit(fed.len());
+        self.kv.commit(0, fed.len());
         Ok(())
     }
 
-    /// Embedding and layers: leaves the residual stream of `tokens` in the scratch.
+    /// Embedding and layers: leaves the residual stream of all steps' tokens in the scratch.
     fn layers<S: WeightSource>(
         &mut self,
         source: &mut S,
-        tokens: &[u32],
+        steps: &[Step<'_>],
         cancel: &AtomicBool,
     ) -> Result<(), ExecError> {
-        self.check_room(tokens)?;
-        self.embed(source, tokens)?;
-        self.rotations(tokens.len());
-        self.kv.begin(tokens.len());
-        let start = self.kv.len();
-        let Self { spec, weights, kv, scratch, pool, kernels, isa, .. } = self;
-        let pass = Pass { spec, pool, kernels: *kernels, isa: *isa, start, tokens: tokens.len() };
+        self.check_steps(steps)?;
+        self.place(steps);
+        self.embed(source, steps)?;
+        self.rotations();
+        steps.iter().for_each(|step| self.kv.begin(step.sequence, step.tokens.len()));
+        let Self { spec, weights, kv, scratch, places, pool, kernels, isa, .. } = self;
+        let tokens = places.len();
+        let pass = Pass { spec, pool, kernels: *kernels, isa: *isa, places, tokens };
         match kv.layers_mut() {
             Layers::F32(kv) => all_layers(&pass, weights, kv, scratch, source, cancel),
             Layers::F16(kv) => all_layers(&pass, weights, kv, scratch, source, cancel),
@@ -173,18 +218,41 @@ impl Decoder {
         }
     }
 
-    fn check_room(&self, tokens: &[u32]) -> Result<(), ExecError> {
-        let (given, position) = (tokens.len(), self.kv.len());
-        if given == 0 {
-            return Err(ExecError::TooFewTokens { given, needed: 1 });
+    fn check_steps(&self, steps: &[Step<'_>]) -> Result<(), ExecError> {
+        let sequences = self.kv.sequences();
+        let ascending = steps.is_sorted_by(|a, b| a.sequence < b.sequence);
+        if !ascending || steps.last().is_some_and(|step| step.sequence >= sequences) {
+            return Err(ExecError::Steps { sequences });
         }
+        let given = steps.iter().map(|step| step.tokens.len()).sum();
         if given > self.scratch.chunk {
             return Err(ExecError::ChunkTooLong { given, chunk: self.scratch.chunk });
+        }
+        if steps.is_empty() {
+            return Err(ExecError::TooFewTokens { given, needed: 1 });
+        }
+        steps.iter().try_for_each(|step| self.check_room(step))
+    }
+
+    fn check_room(&self, step: &Step<'_>) -> Result<(), ExecError> {
+        let (given, position) = (step.tokens.len(), self.kv.len(step.sequence));
+        if given == 0 {
+            return Err(ExecError::TooFewTokens { given, needed: 1 });
         }
         if position + given > self.context {
             return Err(ExecError::ContextFull { given, position, context: self.context });
         }
-        self.check_vocabulary(tokens)
+        self.check_vocabulary(step.tokens)
+    }
+
+    /// Notes where every token belongs.
+    fn place(&mut self, steps: &[Step<'_>]) {
+        self.places.clear();
+        for &Step { sequence, tokens } in steps {
+            let start = self.kv.len(sequence);
+            let places = (start..start + tokens.len()).map(|position| Place { sequence, position });
+            self.places.extend(places);
+        }
     }
 
     fn check_vocabulary(&self, tokens: &[u32]) -> Result<(), ExecError> {
@@ -195,10 +263,15 @@ impl Decoder {
         }
     }
 
-    fn embed(&mut self, source: &mut impl WeightSource, tokens: &[u32]) -> Result<(), ExecError> {
+    fn embed(
+        &mut self,
+        source: &mut impl WeightSource,
+        steps: &[Step<'_>],
+    ) -> Result<(), ExecError> {
         let embedding = self.weights.embedding;
         let Scratch { residual, row, .. } = &mut self.scratch;
-        for (&token, out) in tokens.iter().zip(residual.chunks_exact_mut(self.spec.hidden)) {
+        let tokens = steps.iter().flat_map(|step| step.tokens);
+        for (&token, out) in tokens.zip(residual.chunks_exact_mut(self.spec.hidden)) {
             source.lookup(embedding.index, u64::from(token), row)?;
             widen(embedding.dtype, row, out);
             out.iter_mut().for_each(|value| *value *= self.spec.scales.embedding);
@@ -206,37 +279,46 @@ impl Decoder {
         Ok(())
     }
 
-    /// Cosines and sines of the next `tokens` positions.
-    fn rotations(&mut self, tokens: usize) {
+    /// Cosines and sines of every token's position.
+    fn rotations(&mut self) {
         let chunk = self.scratch.chunk;
         let mut rest = self.scratch.rotations.as_mut_slice();
         for rope in &self.ropes {
             let dim = rope.rotary_dim();
             let (own, others) = rest.split_at_mut(chunk * dim);
-            for (token, out) in own.chunks_exact_mut(dim).take(tokens).enumerate() {
-                rope.fill(self.kv.len() + token, out);
+            for (place, out) in self.places.iter().zip(own.chunks_exact_mut(dim)) {
+                rope.fill(place.position, out);
             }
             rest = others;
         }
     }
 
-    /// The head on the last of `tokens` positions.
-    fn last_head(
+    /// The head on the last token of every step.
+    fn last_heads(
         &mut self,
         source: &mut impl WeightSource,
-        tokens: usize,
+        steps: &[Step<'_>],
     ) -> Result<(), ExecError> {
         let (hidden, vocab) = (self.spec.hidden, self.spec.vocab);
-        self.final_norm(tokens - 1..tokens);
+        let mut end = 0;
+        for (row, step) in steps.iter().enumerate() {
+            end += step.tokens.len();
+            self.final_norm(end - 1..end, row);
+        }
         let Self { spec, weights, scratch, pool, kernels, isa, .. } = self;
-        let pass = Pass { spec, pool, kernels: *kernels, isa: *isa, start: 0, tokens: 1 };
+        let tokens = steps.len();
+        let pass = Pass { spec, pool, kernels: *kernels, isa: *isa, places: &[], tokens };
         let Scratch { delta, input, logits, .. } = scratch;
         let target = Target { out: logits, stride: vocab, offset: 0 };
-        pass.multiply(weights.head, &delta[..hidden], &mut Prepared::new(input), source, target)?;
+        let x = &delta[..tokens * hidden];
+        pass.multiply(weights.head, x, &mut Prepared::new(input), source, target)?;
         let (scale, cap) = (spec.scales.logits, spec.logit_softcap);
-        isa.run(FinishLogits { logits: &mut logits[..vocab], scale, cap });
-        if logits[..vocab].iter().any(|logit| logit.is_nan()) {
-            return Err(ExecError::NotANumber { position: self.kv.len() + tokens - 1 });
+        for (logits, step) in logits.chunks_exact_mut(vocab).zip(steps) {
+            isa.run(FinishLogits { logits: &mut *logits, scale, cap });
+            if logits.iter().any(|logit| logit.is_nan()) {
+                let position = self.kv.len(step.sequence) + step.tokens.len() - 1;
+                return Err(ExecError::NotANumber { position });
+            }
         }
         Ok(())
     }
@@ -249,7 +331,7 @@ impl Decoder {
     ) -> Result<(), ExecError> {
         const TILE: usize = ScratchLayout::VOCAB_TILE;
         let tokens = next.len();
-        self.final_norm(0..tokens);
+        self.final_norm(0..tokens, 0);
         let Self { spec, weights, scratch, pool, kernels, isa, .. } = self;
         let (spec, isa, kernels) = (&*spec, *isa, *kernels);
         let Scratch { delta, input, logits, tallies, .. } = scratch;
@@ -283,13 +365,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// The last norm, of some tokens' residuals, to the start of `delta`.
-    fn final_norm(&mut self, tokens: std::ops::Range<usize>) {
+    /// The last norm, of some tokens' residuals, to `delta` from `row` on.
+    fn final_norm(&mut self, tokens: std::ops::Range<usize>, row: usize) {
         let (hidden, eps) = (self.spec.hidden, self.spec.norm_eps);
         let weight = &self.weights.final_norm;
         let Scratch { residual, delta, .. } = &mut self.scratch;
         let rows = residual[tokens.start * hidden..tokens.end * hidden].chunks_exact(hidden);
-        for (x, out) in rows.zip(delta.chunks_exact_mut(hidden)) {
+        for (x, out) in rows.zip(delta[row * hidden..].chunks_exact_mut(hidden)) {
             self.isa.run(RmsNorm { x, weight, eps, out });
         }
     }

@@ -105,6 +105,14 @@ pub enum ExecError {
         /// The most that is allowed.
         high: f32,
     },
+    /// The steps of a pass are out of order, or name a sequence that there is not.
+    #[error(
+        "the steps of a pass must be of different sequences of {sequences}, in ascending order"
+    )]
+    Steps {
+        /// How many sequences there are.
+        sequences: usize,
+    },
     /// The session was not laid out for scoring.
     #[error("this session was planned for generating text, not for scoring it")]
     NotForScoring,
@@ -145,6 +153,7 @@ impl ExecError {
             Self::TokenOutOfRange { .. } => "exec.token-out-of-range",
             Self::TooFewTokens { .. } => "exec.too-few-tokens",
             Self::ChunkTooLong { .. } => "exec.chunk-too-long",
+            Self::Steps { .. } => "exec.steps",
             Self::ContextFull { .. } => "exec.context-full",
             Self::Sampling { .. } => "exec.sampling",
             Self::NotForScoring => "exec.not-for-scoring",

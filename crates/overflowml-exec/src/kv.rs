@@ -63,16 +63,29 @@ impl Cell for f16 {
     }
 }
 
-/// Keys and values of every layer.
+/// Keys and values of every layer and sequence.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     layers: Layers,
     windows: Vec<Option<usize>>,
+    sequences: Vec<Extent>,
+}
+
+/// How far a sequence has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
     /// Positions that are valid.
     len: usize,
     /// One more than the highest position that was ever written since the start, even by a pass that was
     /// abandoned: a ring has lost what lies `cells` before it.
     written: usize,
+}
+
+/// Where a token's keys and values go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) sequence: usize,
+    pub(crate) position: usize,
 }
 
 /// All layers, by element type.
@@ -83,14 +96,14 @@ pub(crate) enum Layers {
     BF16(Vec<LayerKv<bf16>>),
 }
 
-/// Keys and values of one layer.
+/// Keys and values of one layer. A sequence's heads follow those of the one before it.
 #[derive(Debug)]
 pub(crate) struct LayerKv<C> {
     cells: usize,
     head_dim: usize,
-    /// `[kv_heads, cells / LANES, head_dim, LANES]`.
+    /// `[sequences * kv_heads, cells / LANES, head_dim, LANES]`.
     keys: Vec<C>,
-    /// `[kv_heads, cells, head_dim]`.
+    /// `[sequences * kv_heads, cells, head_dim]`; of latent attention, `[sequences, cells, width]` and no keys.
     values: Vec<C>,
 }
 
@@ -107,9 +120,10 @@ impl KvCache {
         chunk: usize,
     ) -> Result<Self, ExecError> {
         let own = KvLayout::new(spec, layout.dtype, context, chunk);
+        let own = own.for_sequences(layout.sequences);
         if *layout != own {
-            let [expected, actual] =
-                [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * kv.width);
+            let [expected, actual] = [&own, layout]
+                .map(|kv| kv.cells.iter().sum::<usize>() * (kv.width + kv.value_width));
             return Err(ExecError::Layout { buffer: "kv", expected, actual });
         }
         let layers = match layout.dtype {
@@ -119,12 +133,17 @@ impl KvCache {
             dtype => return Err(ExecError::CacheType { dtype }),
         };
         let windows = spec.layers.iter().map(|layer| layer.window).collect();
-        Ok(Self { layers, windows, len: 0, written: 0 })
+        Ok(Self { layers, windows, sequences: vec![Extent::default(); layout.sequences] })
     }
 
-    /// Positions that are remembered; the next token's position.
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    /// How many sequences there are.
+    pub(crate) fn sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Positions of a sequence that are remembered; its next token's position.
+    pub(crate) fn len(&self, sequence: usize) -> usize {
+        self.sequences[sequence].len
     }
 
     /// The layers, for a pass.
@@ -132,41 +151,42 @@ impl KvCache {
         &mut self.layers
     }
 
-    /// Notes that a pass is about to write the next `tokens` positions.
-    pub(crate) fn begin(&mut self, tokens: usize) {
-        self.written = self.written.max(self.len + tokens);
+    /// Notes that a pass is about to write the next `tokens` positions of a sequence.
+    pub(crate) fn begin(&mut self, sequence: usize, tokens: usize) {
+        let extent = &mut self.sequences[sequence];
+        extent.written = extent.written.max(extent.len + tokens);
     }
 
-    /// Makes the next `tokens` positions valid: the pass is complete.
-    pub(crate) fn commit(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// Makes the next `tokens` positions of a sequence valid: the pass is complete.
+    pub(crate) fn commit(&mut self, sequence: usize, tokens: usize) {
+        self.sequences[sequence].len += tokens;
     }
 
-    /// Forgets every position.
-    pub(crate) fn reset(&mut self) {
-        self.len = 0;
-        self.written = 0;
+    /// Forgets every position of a sequence.
+    pub(crate) fn reset(&mut self, sequence: usize) {
+        self.sequences[sequence] = Extent::default();
     }
 
-    /// Forgets everything from `len` on.
+    /// Forgets everything of a sequence from `len` on.
     ///
     /// # Errors
     /// [`ExecError::Truncate`] if `len` is beyond the end, or so far back that a windowed layer has already
     /// overwritten what the next token would see. The cache is unchanged then.
-    pub(crate) fn truncate(&mut self, len: usize) -> Result<(), ExecError> {
-        let oldest = self.oldest_position();
-        if len > self.len || len < oldest {
-            return Err(ExecError::Truncate { wanted: len, oldest, len: self.len });
+    pub(crate) fn truncate(&mut self, sequence: usize, len: usize) -> Result<(), ExecError> {
+        let Extent { len: present, written } = self.sequences[sequence];
+        let oldest = self.oldest_position(written);
+        if len > present || len < oldest {
+            return Err(ExecError::Truncate { wanted: len, oldest, len: present });
         }
-        self.len = len;
+        self.sequences[sequence].len = len;
         Ok(())
     }
 
-    /// The earliest position that the cache can be truncated to, other than by a reset.
-    fn oldest_position(&self) -> usize {
+    /// The earliest position that a sequence can be truncated to, other than by a reset.
+    fn oldest_position(&self, written: usize) -> usize {
         let kept = self.layers.cells();
         let lost = kept.zip(&self.windows).filter_map(|(cells, &window)| {
-            let lost = self.written.saturating_sub(cells);
+            let lost = written.saturating_sub(cells);
             // The next token, at `len`, sees back to `len + 1 - window`, which must not be lost.
             (lost > 0).then(|| lost + window.unwrap_or(usize::MAX).saturating_sub(1))
         });
@@ -187,35 +207,51 @@ impl Layers {
 
 fn allocate<C: Cell>(spec: &DecoderSpec, layout: &KvLayout) -> Vec<LayerKv<C>> {
     // Not zero: zeroed memory would be mapped only when it is first used.
-    let filled = |elements: usize| vec![C::narrow(f32::NAN); elements];
+    let filled = |elements: usize| vec![C::narrow(f32::NAN); elements * layout.sequences];
     let layer = |&cells: &usize| LayerKv {
         cells,
         head_dim: spec.head_dim,
         keys: filled(cells * layout.width),
-        values: filled(cells * layout.width),
+        values: filled(cells * layout.value_width),
     };
     layout.cells.iter().map(layer).collect()
 }
 
 impl<C: Cell> LayerKv<C> {
     /// Stores one position's keys and values, each `[kv_heads, head_dim]`.
-    pub(crate) fn store(&mut self, position: usize, keys: &[f32], values: &[f32]) {
-        let cell = position % self.cells;
+    pub(crate) fn store(&mut self, place: Place, keys: &[f32], values: &[f32]) {
+        let cell = place.position % self.cells;
         let (tile, lane) = (cell / LANES, cell % LANES);
         let dim = self.head_dim;
-        for (head, keys) in keys.chunks_exact(dim).enumerate() {
+        let first = place.sequence * (keys.len() / dim);
+        for (head, keys) in (first..).zip(keys.chunks_exact(dim)) {
             let tiles =
                 &mut self.keys[head * self.cells * dim..][tile * LANES * dim..][..LANES * dim];
             for (column, &key) in tiles.chunks_exact_mut(LANES).zip(keys) {
                 column[lane] = C::narrow(key);
             }
         }
-        for (head, values) in values.chunks_exact(dim).enumerate() {
+        for (head, values) in (first..).zip(values.chunks_exact(dim)) {
             let cells = &mut self.values[(head * self.cells + cell) * dim..][..dim];
             for (cell, &value) in cells.iter_mut().zip(values) {
                 *cell = C::narrow(value);
             }
         }
+    }
+
+    /// Stores the vector that one position's keys and values are made from.
+    pub(crate) fn store_latent(&mut self, place: Place, latent: &[f32]) {
+        let cell = place.sequence * self.cells + place.position % self.cells;
+        let cells = &mut self.values[cell * latent.len()..][..latent.len()];
+        for (cell, &value) in cells.iter_mut().zip(latent) {
+            *cell = C::narrow(value);
+        }
+    }
+
+    /// What was stored of one position, `width` elements.
+    #[inline(always)]
+    pub(crate) fn latent(&self, sequence: usize, position: usize, width: usize) -> &[C] {
+        &self.values[(sequence * self.cells + position % self.cells) * width..][..width]
     }
 
     /// Elements of one head.
@@ -274,7 +310,8 @@ mod tests {
         };
         for position in 0..75 {
             let of = |i: usize| (position * 10 + i) as f32;
-            kv.store(position, &[of(0), of(1), of(2), of(3)], &[of(4), of(5), of(6), of(7)]);
+            let place = Place { sequence: 0, position };
+            kv.store(place, &[of(0), of(1), of(2), of(3)], &[of(4), of(5), of(6), of(7)]);
         }
         for position in 48..75_usize {
             let keys = kv.keys(1, position / LANES * LANES);

@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use common::{Model, Setup, any_model, tokens};
-use overflowml_exec::{ExecError, Kernels};
+use overflowml_exec::{ExecError, Kernels, Step};
 use overflowml_types::LogitsWanted;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -74,7 +74,7 @@ proptest! {
         let never = AtomicBool::new(false);
         let mut decoder = model.decoder(&source, setup).unwrap();
         first.chunks(7).for_each(|chunk| decoder.feed(&mut source, chunk, &never).unwrap());
-        match decoder.truncate(keep) {
+        match decoder.truncate(0, keep) {
             Ok(()) => {}
             Err(ExecError::Truncate { oldest, .. }) => {
                 // Only a window that has moved on refuses.
@@ -91,6 +91,71 @@ proptest! {
             prop_assert_eq!(got, expected);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn sequences_that_advance_together_are_each_as_if_alone(
+        model in any_model(),
+        lengths in proptest::collection::vec(1_usize..50, 1..5),
+        chunk in 5_usize..24,
+        rows in 1_usize..40,
+        seed in any::<u64>(),
+    ) {
+        let stories: Vec<Vec<u32>> =
+            (seed..).zip(&lengths).map(|(seed, &len)| tokens(len, model.spec.vocab, seed)).collect();
+        let never = AtomicBool::new(false);
+        let setup = Setup { sequences: stories.len(), threads: 2, ..Setup::new(50, chunk) };
+        let mut source = model.source(rows);
+        let mut decoder = model.decoder(&source, setup).unwrap();
+        let mut done = vec![0; stories.len()];
+        let mut turn = seed as usize;
+        while done.iter().zip(&stories).any(|(&done, story)| done < story.len()) {
+            // Each sequence takes another number of tokens each time; some pause.
+            turn = turn.wrapping_mul(31).wrapping_add(7);
+            let most = chunk / stories.len();
+            let steps: Vec<Step<'_>> = stories.iter().enumerate().filter_map(|(sequence, story)| {
+                let take = (turn / (sequence + 1) % (most + 1)).min(story.len() - done[sequence]);
+                let tokens = &story[done[sequence]..done[sequence] + take];
+                (take > 0).then_some(Step { sequence, tokens })
+            }).collect();
+            if steps.is_empty() { continue; }
+            decoder.advance(&mut source, &steps, &never).unwrap();
+            for (row, step) in steps.iter().enumerate() {
+                done[step.sequence] += step.tokens.len();
+                let story = &stories[step.sequence][..done[step.sequence]];
+                if story.len() == stories[step.sequence].len() {
+                    let alone = model.logits(story, usize::MAX, Setup::new(50, 11)).pop().unwrap();
+                    let got: Vec<u32> =
+                        decoder.logits_after(row).iter().map(|logit| logit.to_bits()).collect();
+                    prop_assert_eq!(got, alone);
+                }
+            }
+        }
+        for (sequence, story) in stories.iter().enumerate() {
+            prop_assert_eq!(decoder.position(sequence), story.len());
+        }
+    }
+}
+
+#[test]
+fn steps_out_of_order_are_refused() {
+    let model = small_model();
+    let mut source = model.source(5);
+    let setup = Setup { sequences: 2, ..Setup::new(6, 4) };
+    let mut decoder = model.decoder(&source, setup).unwrap();
+    let never = AtomicBool::new(false);
+    let step = |sequence| Step { sequence, tokens: &[0] };
+    for steps in [vec![step(1), step(0)], vec![step(0), step(0)], vec![step(2)]] {
+        let refused = decoder.advance(&mut source, &steps, &never);
+        assert_eq!(refused.map_err(|error| error.code()), Err("exec.steps"));
+    }
+    let nothing = decoder.advance(&mut source, &[], &never);
+    assert_eq!(nothing.map_err(|error| error.code()), Err("exec.too-few-tokens"));
+    decoder.advance(&mut source, &[step(0), step(1)], &never).unwrap();
+    assert_eq!((decoder.position(0), decoder.position(1)), (1, 1));
 }
 
 fn small_model() -> Model {
@@ -111,7 +176,7 @@ fn a_cancelled_pass_leaves_the_cache_as_it_was() {
     decoder.feed(&mut source, &story[..5], &AtomicBool::new(false)).unwrap();
     let cancelled = decoder.feed(&mut source, &[1, 2, 3], &AtomicBool::new(true));
     assert!(matches!(cancelled, Err(ExecError::Cancelled)));
-    assert_eq!(decoder.position(), 5);
+    assert_eq!(decoder.position(0), 5);
     decoder.feed(&mut source, &story[5..], &AtomicBool::new(false)).unwrap();
     let got: Vec<u32> = decoder.last_logits().iter().map(|logit| logit.to_bits()).collect();
     assert_eq!(Some(got), model.logits(&story, 3, setup).pop());

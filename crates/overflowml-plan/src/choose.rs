@@ -4,6 +4,7 @@ use overflowml_types::{Access, Bytes, DecoderSpec, KvLayout, PassWeight, Scratch
 
 use crate::blocks::{cut, keep_within, resident_bytes};
 use crate::cost::{kept_bytes, predict, schedule_bytes};
+use crate::experts::{ExpertCache, cache, has_experts, passage, smallest_passage};
 use crate::infeasible::Infeasible;
 use crate::plan::{Block, Home, MemoryTerms, Plan, Prediction, Request, Ring, Strategy};
 
@@ -62,14 +63,26 @@ pub fn plan(
 
 /// Chunk lengths to try, longest first.
 fn chunks(request: &Request) -> impl Iterator<Item = usize> {
-    let longest = request.prompt.clamp(1, LONGEST_CHUNK);
-    std::iter::successors(Some(longest), |&chunk| (chunk > 1).then(|| chunk.div_ceil(2)))
+    // Every sequence advances by at least a token.
+    let shortest = request.sequences.max(1);
+    let all = request.prompt.saturating_mul(shortest);
+    let longest = all.clamp(shortest, LONGEST_CHUNK.max(shortest));
+    std::iter::successors(Some(longest), move |&chunk| {
+        (chunk > shortest).then(|| chunk.div_ceil(2).max(shortest))
+    })
 }
 
 struct Chooser<'a> {
     spec: &'a DecoderSpec,
     weights: &'a [PassWeight],
     request: &'a Request,
+}
+
+/// Where weights are.
+struct Placed {
+    blocks: Vec<Block>,
+    ring: Option<Ring>,
+    experts: Option<ExpertCache>,
 }
 
 /// What a run takes beside blocks and slots.
@@ -93,17 +106,13 @@ impl Chooser<'_> {
 
     /// Prefill and all new tokens.
     fn total(&self, plan: &Plan) -> Seconds {
-        let Prediction { prefill_seconds, seconds_per_token, .. } = &plan.prediction;
-        #[allow(clippy::cast_precision_loss)] // token counts are far below 2^52
-        let tokens = self.request.generate as f64;
-        Seconds::new(prefill_seconds.get() + tokens * seconds_per_token.get())
+        plan.prediction.seconds_for(self.request)
     }
 
     /// `None` if the chunk's buffers leave no room even for streaming everything.
     fn fixed(&self, context: usize, chunk: usize) -> Option<Fixed> {
-        let Request { budget, logits, threads, kv_dtype, .. } = *self.request;
-        let kv = KvLayout::new(self.spec, kv_dtype, context, chunk);
-        let scratch = ScratchLayout::new(self.spec, chunk, threads, logits);
+        let budget = self.request.budget;
+        let (kv, scratch) = self.buffers(context, chunk);
         let kept = kept_bytes(self.weights);
         let taken = [self.request.overhead.value, kept, kv.size(), scratch.size(), slack(budget)];
         let taken = taken.into_iter().try_fold(Bytes::ZERO, Bytes::checked_add)?;
@@ -116,20 +125,47 @@ impl Chooser<'_> {
         let fixed = self.fixed(self.context(), chunk)?;
         let whole = self.all_in_memory(&fixed, true).or_else(|| self.all_in_memory(&fixed, false));
         if let Some((strategy, blocks)) = whole {
-            return Some(self.finish(fixed, strategy, blocks, None));
+            return Some(self.finish(
+                fixed,
+                strategy,
+                Placed { blocks, ring: None, experts: None },
+            ));
         }
         let affordable = self.request.budget.share(ACTIVATION_SHARE);
-        if chunk > 1 && fixed.scratch.size() > affordable {
+        if chunk > self.request.sequences.max(1) && fixed.scratch.size() > affordable {
             return None;
         }
-        let (ring, blocks) = self.streaming(fixed.room)?;
-        Some(self.finish(fixed, Strategy::Disk, blocks, Some(ring)))
+        let placed = match has_experts(self.weights) {
+            true => self.with_experts(fixed.room)?,
+            false => {
+                let (ring, blocks) = self.streaming(fixed.room)?;
+                Placed { blocks, ring: Some(ring), experts: None }
+            }
+        };
+        Some(self.finish(fixed, Strategy::Disk, placed))
+    }
+
+    /// What every token uses stays in memory and experts get the rest; or nothing of them stays, and the
+    /// others stream.
+    fn with_experts(&self, room: Bytes) -> Option<Placed> {
+        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), &[Access::Rows]);
+        blocks.iter_mut().for_each(|block| block.home = Home::Memory);
+        let taken = resident_bytes(&blocks).saturating_add(schedule_bytes(&blocks));
+        if let Some(experts) = cache(self.weights, room.left_after(taken)) {
+            return Some(Placed { blocks, ring: None, experts: Some(experts) });
+        }
+        let experts = passage(self.weights, room.share(RING_SHARE))?;
+        let taken = experts.size().saturating_add(schedule_bytes(&experts.pieces));
+        let (ring, blocks) = self.streaming(room.left_after(taken))?;
+        Some(Placed { blocks, ring: Some(ring), experts: Some(experts) })
     }
 
     /// Every matrix as one block, if they fit; with or without the embedding.
     fn all_in_memory(&self, fixed: &Fixed, lookups: bool) -> Option<(Strategy, Vec<Block>)> {
         let lookups = lookups && !self.embedding_is_head();
-        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), lookups);
+        let kinds = [Access::Rows, Access::Expert, Access::Lookup];
+        let kinds = if lookups { &kinds[..] } else { &kinds[..2] };
+        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), kinds);
         blocks.iter_mut().for_each(|block| block.home = Home::Memory);
         let room = fixed.room.left_after(schedule_bytes(&blocks));
         let fits = resident_bytes(&blocks) <= room;
@@ -166,7 +202,7 @@ impl Chooser<'_> {
         let matrices = self.weights.iter().filter(|weight| weight.access == Access::Rows);
         let total: Bytes = matrices.map(|weight| weight.tensor.span.len).sum();
         let least = Bytes::new(total.get() / MOST_BLOCKS);
-        let blocks = cut(self.weights, target.max(least), false);
+        let blocks = cut(self.weights, target.max(least), &[Access::Rows]);
         let slot = blocks.iter().map(|block| block.stored().len).max()?;
         Some((Ring { slots: slots.min(blocks.len()), slot }, blocks))
     }
@@ -177,20 +213,20 @@ impl Chooser<'_> {
         choices.filter_map(|choice| self.ring(choice)).min_by_key(ring_cost)
     }
 
-    fn finish(
-        &self,
-        fixed: Fixed,
-        strategy: Strategy,
-        blocks: Vec<Block>,
-        ring: Option<Ring>,
-    ) -> Plan {
+    fn finish(&self, fixed: Fixed, strategy: Strategy, placed: Placed) -> Plan {
+        let Placed { blocks, ring, experts } = placed;
         let resident = resident_bytes(&blocks);
         let slots = ring.map_or(Bytes::ZERO, |ring| ring.size());
         let (kv, activations) = (fixed.kv.size(), fixed.scratch.size());
-        let overhead = self.request.overhead.value.saturating_add(schedule_bytes(&blocks));
-        let peak = [resident, slots, fixed.kept, kv, activations, overhead].into_iter().sum();
+        let (cached, pieces) = experts.as_ref().map_or((Bytes::ZERO, Bytes::ZERO), |experts| {
+            (experts.size(), schedule_bytes(&experts.pieces))
+        });
+        let overhead = [self.request.overhead.value, schedule_bytes(&blocks), pieces];
+        let overhead = overhead.into_iter().sum();
+        let kept = fixed.kept;
+        let peak = [resident, slots, cached, kept, kv, activations, overhead].into_iter().sum();
         let memory =
-            MemoryTerms { resident, kept: fixed.kept, slots, kv, activations, overhead, peak };
+            MemoryTerms { resident, kept, slots, experts: cached, kv, activations, overhead, peak };
         // Does every block stay? Then there is nothing to rotate.
         let ring = ring.filter(|_| blocks.iter().any(|block| block.home == Home::Disk));
         let mut plan = Plan {
@@ -198,6 +234,8 @@ impl Chooser<'_> {
             budget: self.request.budget,
             blocks,
             ring,
+            experts,
+            sequences: fixed.kv.sequences,
             context: self.context(),
             prefill_chunk: fixed.scratch.chunk,
             kv: fixed.kv,
@@ -214,7 +252,8 @@ impl Chooser<'_> {
     fn infeasible(&self) -> Infeasible {
         let context = self.context();
         let (kv, activations) = self.smallest_buffers(context);
-        let slots = self.smallest_ring().as_ref().map_or(Bytes::ZERO, ring_cost);
+        let ring = self.smallest_ring().as_ref().map_or(Bytes::ZERO, ring_cost);
+        let slots = ring.saturating_add(smallest_passage(self.weights));
         let fixed = self.request.overhead.value.saturating_add(kept_bytes(self.weights));
         let needed = self.smallest_budget(context, slots);
         let fits = |context| self.smallest_budget(context, slots) <= self.request.budget;
@@ -230,10 +269,19 @@ impl Chooser<'_> {
         }
     }
 
+    /// Cache and activations of all sequences, for passes of `chunk` tokens.
+    fn buffers(&self, context: usize, chunk: usize) -> (KvLayout, ScratchLayout) {
+        let Request { logits, threads, kv_dtype, sequences, .. } = *self.request;
+        let sequences = sequences.max(1);
+        let kv = KvLayout::new(self.spec, kv_dtype, context, chunk);
+        let scratch = ScratchLayout::new(self.spec, chunk, threads, logits);
+        let scratch = scratch.for_sequences(sequences, self.spec.vocab);
+        (kv.for_sequences(sequences), scratch)
+    }
+
     fn smallest_buffers(&self, context: usize) -> (Bytes, Bytes) {
-        let Request { logits, threads, kv_dtype, .. } = *self.request;
-        let kv = KvLayout::new(self.spec, kv_dtype, context, 1).size();
-        (kv, ScratchLayout::new(self.spec, 1, threads, logits).size())
+        let (kv, scratch) = self.buffers(context, self.request.sequences.max(1));
+        (kv.size(), scratch.size())
     }
 
     fn smallest_budget(&self, context: usize, slots: Bytes) -> Bytes {

@@ -4,6 +4,7 @@ use overflowml_types::{
 use serde::Serialize;
 
 use crate::blocks::{runs, stored};
+use crate::experts::ExpertCache;
 
 /// What the user wants from a run on this host.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Request {
     pub prompt: usize,
     /// New tokens at most; `prompt + generate` positions must fit the KV cache.
     pub generate: usize,
+    /// Sequences that advance together, at least one; each has a prompt and new tokens of its own.
+    pub sequences: usize,
     /// Which logits are wanted.
     pub logits: LogitsWanted,
     /// Element type of the KV cache.
@@ -54,7 +57,11 @@ pub struct Plan {
     pub blocks: Vec<Block>,
     /// The rotating slots; `None` if nothing streams.
     pub ring: Option<Ring>,
-    /// Positions that the KV cache holds.
+    /// Where experts are kept and read to; `None` if there are none, or all stay in memory.
+    pub experts: Option<ExpertCache>,
+    /// Sequences that advance together.
+    pub sequences: usize,
+    /// Positions that the KV cache holds for each of them.
     pub context: usize,
     /// Tokens per pass while the prompt is read.
     pub prefill_chunk: usize,
@@ -181,6 +188,9 @@ pub struct MemoryTerms {
     /// The rotating slots.
     #[serde(rename = "slots_bytes")]
     pub slots: Bytes,
+    /// The experts' cache.
+    #[serde(rename = "experts_bytes")]
+    pub experts: Bytes,
     /// Keys and values.
     #[serde(rename = "kv_bytes")]
     pub kv: Bytes,
@@ -206,12 +216,47 @@ pub struct Prediction {
     pub streamed_per_pass: Bytes,
     /// Reading what stays in memory, before the first token.
     pub load_seconds: Seconds,
-    /// From the prompt to the first new token.
+    /// From the prompt to the first new token; of all sequences.
     pub prefill_seconds: Seconds,
-    /// Each further token.
+    /// Each further token; sequences that advance together share the time of a pass.
     pub seconds_per_token: Seconds,
     /// Its inverse.
     pub decode_tokens_per_second: f64,
     /// What limits it: `disk` or `memory`.
     pub limited_by: &'static str,
+    /// What is expected of the experts' cache; `None` if there is none.
+    pub experts: Option<ExpertPrediction>,
+}
+
+/// What a cache of experts is expected to do for one token. Which experts a text needs is not known before
+/// it is read, so that this is a range.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ExpertPrediction {
+    /// If experts are chosen evenly.
+    pub low: ExpertRate,
+    /// If some are chosen more often than others, as is usual.
+    pub expected: ExpertRate,
+    /// If few are chosen again and again.
+    pub high: ExpertRate,
+}
+
+/// One point of an [`ExpertPrediction`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ExpertRate {
+    /// The share of the chosen experts' bytes that is in memory, 0 to 1.
+    pub hit_rate: f64,
+    /// Bytes of experts read per token.
+    #[serde(rename = "bytes_per_token")]
+    pub per_token: Bytes,
+    /// The speed that this gives.
+    pub decode_tokens_per_second: f64,
+}
+
+impl Prediction {
+    /// Prefill and all new tokens of all sequences.
+    pub fn seconds_for(&self, request: &Request) -> Seconds {
+        #[allow(clippy::cast_precision_loss)] // token counts are far below 2^52
+        let tokens = request.generate.saturating_mul(request.sequences.max(1)) as f64;
+        Seconds::new(self.prefill_seconds.get() + tokens * self.seconds_per_token.get())
+    }
 }

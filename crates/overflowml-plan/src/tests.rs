@@ -51,7 +51,10 @@ impl Shape {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
-            layers: vec![LayerSpec { window: self.window, rope: Some(0) }; self.layers],
+            layers: vec![
+                LayerSpec { window: self.window, rope: Some(0), experts: false };
+                self.layers
+            ],
             ropes: vec![RopeSpec {
                 rotary_dim: self.head_dim,
                 theta: 1e4,
@@ -71,6 +74,10 @@ impl Shape {
             scales: Scales { embedding: 1.0, residual: 1.0, attention: 0.1, logits: 1.0 },
             attention_softcap: None,
             logit_softcap: None,
+            qkv_clip: None,
+            sinks: false,
+            latent: None,
+            experts: None,
             max_context: 131_072,
         }
     }
@@ -98,6 +105,7 @@ fn request(budget: Bytes) -> Request {
     Request {
         budget,
         prompt: 16,
+        sequences: 1,
         generate: 16,
         logits: LogitsWanted::Last,
         kv_dtype: DType::BF16,
@@ -255,10 +263,12 @@ prop_compose! {
         generate in 0_usize..300,
         scores in any::<bool>(),
         threads in 1_usize..5,
+        together in 1_usize..5,
     ) -> Request {
         let logits = if scores { LogitsWanted::All } else { LogitsWanted::Last };
         let budget = Bytes::mib(24).saturating_add(Bytes::new(extra));
-        Request { prompt, generate, logits, threads, ..request(budget) }
+        let sequences = if scores { 1 } else { together };
+        Request { prompt, generate, logits, threads, sequences, ..request(budget) }
     }
 }
 

@@ -6,15 +6,18 @@
 
 mod buffer;
 mod counters;
+mod demand;
 mod error;
 mod files;
+mod frecency;
 mod load;
 mod measure;
 mod ring;
 mod store;
 
 pub use buffer::Buffer;
-pub use counters::Counters;
+pub use counters::{Counters, ExpertCounters};
+pub use demand::Wanted;
 pub use error::StreamError;
 pub use files::DirectIo;
 pub use measure::measure_disk;

@@ -348,7 +348,7 @@ impl DevicePlan {
         if best.quantization != Precision::Exact {
             let risk = format!("{:?}", best.quality_risk).to_lowercase();
             lines.push(format!(
-                "  why    {}: the stored precision would be slower by more than a tenth; quality risk {risk}",
+                "  why    {}: the stored precision would take more than a tenth longer in all; quality risk {risk}",
                 best.quantization.name()
             ));
         }

@@ -4,6 +4,7 @@ use overflowml_plan::Infeasible;
 use overflowml_stream::StreamError;
 use overflowml_types::Bytes;
 
+use crate::batch::BatchError;
 use crate::doctor::BundleError;
 use crate::hub::HubError;
 use crate::synth::SynthError;
@@ -37,6 +38,9 @@ pub enum Error {
     /// A bug report's file could not be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// Many prompts could not be read, or their results not be kept.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// Between planning and allocating, other programs took the memory.
     #[error("the plan needs {need} more memory, but only {free} is free now")]
     MemoryTaken {
@@ -69,6 +73,7 @@ impl Error {
             Self::Exec(error) => error.code(),
             Self::Synth(error) => error.code(),
             Self::Bundle(error) => error.code(),
+            Self::Batch(error) => error.code(),
             Self::MemoryTaken { .. } => "session.memory-taken",
             Self::TooShort { .. } => "session.too-short",
         }
@@ -85,6 +90,7 @@ impl Error {
             Self::Exec(error) => error.hint(),
             Self::Synth(error) => error.hint(),
             Self::Bundle(error) => error.hint(),
+            Self::Batch(error) => error.hint(),
             Self::MemoryTaken { free, .. } => Some(format!(
                 "close other programs, or give a budget that fits with `--memory` (below {free})"
             )),

@@ -24,6 +24,7 @@
 //! run ([`Session`]).
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod calibration;
 pub mod device;
 pub mod doctor;
@@ -50,6 +51,6 @@ pub use overflowml_types::*;
 pub use paths::{cache_dir, fetch, look, open};
 pub use planner::{Planner, SessionRequest};
 pub use profile::profile;
-pub use report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings};
+pub use report::{BatchReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings};
 pub use session::{GenerateOptions, Generation, Session};
 pub use text::{ChatMessage, Role, Text, TextStream};

@@ -20,6 +20,8 @@ pub struct SessionRequest {
     pub generate: usize,
     /// Positions that the KV cache must hold, if more than `prompt + generate`.
     pub context: Option<usize>,
+    /// Sequences that advance together.
+    pub sequences: usize,
     /// Whether text is generated or scored.
     pub logits: LogitsWanted,
     /// Compute threads; `None` is every usable core.
@@ -38,6 +40,7 @@ impl SessionRequest {
             prompt,
             generate,
             context: None,
+            sequences: 1,
             logits,
             threads: None,
             direct_io: true,
@@ -85,6 +88,7 @@ impl Planner {
             budget,
             prompt: wanted.prompt,
             generate,
+            sequences: wanted.sequences,
             logits: wanted.logits,
             kv_dtype: kv_dtype(&weights),
             threads,
@@ -92,6 +96,33 @@ impl Planner {
             rates: calibration.rates_for(model),
         };
         Ok(Self { spec, weights, request, calibration })
+    }
+
+    /// How many sequences, at most `most`, make the tokens come fastest within the budget: each more shares the
+    /// reading of what streams, but its cache takes memory that weights could have.
+    ///
+    /// # Errors
+    /// [`Infeasible`] if even one does not fit.
+    pub fn best_sequences(&self, most: usize) -> Result<usize, Infeasible> {
+        /// A larger batch must be better by this, or its memory is not worth it.
+        const BETTER: f64 = 0.98;
+        let per_row = |sequences: usize| -> Result<f64, Infeasible> {
+            let request = Request { sequences, ..self.request.clone() };
+            let plan = plan(&self.spec, &self.weights, &request)?;
+            #[allow(clippy::cast_precision_loss)] // far below 2^52
+            let sequences = sequences as f64;
+            Ok(plan.prediction.seconds_for(&request).get() / sequences)
+        };
+        let (mut best, mut least) = (1, per_row(1)?);
+        let larger = std::iter::successors(Some(2), |&sequences| Some(sequences * 2));
+        for sequences in larger.take_while(|&sequences| sequences < 2 * most) {
+            let sequences = sequences.min(most);
+            let Ok(time) = per_row(sequences) else { break };
+            if time < least * BETTER {
+                (best, least) = (sequences, time);
+            }
+        }
+        Ok(best)
     }
 
     /// Decides.

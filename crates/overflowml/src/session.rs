@@ -8,12 +8,15 @@ use overflowml_exec::{Decoder, ExecError, Kernels, Layouts, Pool, Sampler, Sampl
 use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::{Plan, Prediction, predict};
-use overflowml_stream::{DirectIo, Store, StoreOptions};
+use overflowml_stream::{DirectIo, ExpertCounters, Store, StoreOptions};
 use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
-use crate::report::{IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds};
+use crate::report::{
+    BatchReport, ExpertReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings,
+    seconds,
+};
 use crate::text::Text;
 
 /// Reads in flight: as many as keep a disk busy with blocks of this size.
@@ -21,14 +24,16 @@ const READERS: usize = 4;
 
 /// A model ready to compute within its budget.
 pub struct Session {
-    planner: Planner,
-    plan: Plan,
+    pub(crate) planner: Planner,
+    pub(crate) plan: Plan,
     prediction: Prediction,
-    store: Store,
-    decoder: Decoder,
-    /// Tokens whose keys and values are in the cache.
-    fed: Vec<u32>,
+    pub(crate) store: Store,
+    pub(crate) decoder: Decoder,
+    /// Tokens whose keys and values are in the cache of the first sequence.
+    pub(crate) fed: Vec<u32>,
     load: Duration,
+    /// What experts had cost before the last decoding began.
+    experts_before: ExpertCounters,
     root: PathBuf,
 }
 
@@ -130,6 +135,7 @@ impl Session {
             decoder,
             fed: Vec::new(),
             load: started.elapsed(),
+            experts_before: ExpertCounters::default(),
             root: model.root.clone(),
         };
         session.learn_disk_speed();
@@ -180,6 +186,7 @@ impl Session {
         let first = self.prefill(prompt, options.max_new_tokens, &mut sampler, cancel);
         made.prefill = started.elapsed();
         let decode_started = Instant::now();
+        self.experts_before = self.store.counters().experts;
         match first
             .and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token))
         {
@@ -249,9 +256,9 @@ impl Session {
     fn keep_common_prefix(&mut self, prompt: &[u32]) -> Result<usize, Error> {
         let common = self.fed.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let mut keep = common.min(prompt.len() - 1);
-        if self.decoder.truncate(keep).is_err() {
+        if self.decoder.truncate(0, keep).is_err() {
             // A sliding window has already forgotten what precedes that position.
-            self.decoder.reset();
+            self.decoder.reset(0);
             keep = 0;
         }
         self.fed.truncate(keep);
@@ -268,7 +275,7 @@ impl Session {
             return Err(Error::TooShort { what: "text", found: tokens.len(), needed: 2 });
         }
         let started = Instant::now();
-        self.decoder.reset();
+        self.decoder.reset(0);
         self.fed.clear();
         let chunk = self.plan.prefill_chunk;
         self.store.expect_passes(Some((tokens.len() - 1).div_ceil(chunk) as u64));
@@ -317,6 +324,21 @@ impl Session {
         }
     }
 
+    /// Everything about a batch that made `tokens` new tokens in `took`.
+    pub fn batch_report(&mut self, tokens: usize, took: Duration) -> BatchReport {
+        self.remember_disk_speed();
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        let tokens_per_second = tokens as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+        BatchReport {
+            load_seconds: seconds(self.load),
+            generate_seconds: seconds(took),
+            tokens_per_second,
+            memory: self.memory_report(),
+            io: self.io_report(),
+            plan: self.plan.clone(),
+        }
+    }
+
     /// Later plans for models on this disk use the speed that this one was read with.
     fn remember_disk_speed(&mut self) {
         let counters = self.store.counters();
@@ -350,6 +372,19 @@ impl Session {
         }
     }
 
+    fn expert_report(&self, all: &ExpertCounters) -> ExpertReport {
+        let decode = all.since(&self.experts_before);
+        ExpertReport {
+            used: all.used,
+            missed: all.missed,
+            read: all.read,
+            hit_rate: all.hit_rate(),
+            decode_hit_rate: decode.hit_rate(),
+            decode_read: decode.read,
+            stall_seconds: seconds(all.stall),
+        }
+    }
+
     fn io_report(&self) -> IoReport {
         let counters = self.store.counters();
         let per_pass = counters.streamed.get().checked_div(counters.passes).unwrap_or(0);
@@ -363,6 +398,7 @@ impl Session {
             read_bytes_per_second: rate.map(BytesPerSecond::get),
             stall_seconds: seconds(counters.stall),
             passes: counters.passes,
+            experts: self.plan.experts.as_ref().map(|_| self.expert_report(&counters.experts)),
             direct: counters.buffered_because.is_none(),
             buffered_because: counters.buffered_because,
         }

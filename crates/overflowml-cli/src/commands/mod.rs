@@ -6,6 +6,7 @@ use overflowml::Error;
 
 use crate::progress::ByteBar;
 
+pub mod batch;
 pub mod bench;
 pub mod can_run;
 pub mod chat;

@@ -7,12 +7,15 @@ use overflowml::{
     GenerateOptions, LogitsWanted, Model, RunReport, Session, StoppedBy, Text, TextStream,
 };
 
-use super::{Answer, chat, open_model};
+use super::{Answer, batch, chat, open_model};
 use crate::args::RunArgs;
 use crate::progress::ByteBar;
 use crate::{interrupt, output, settings};
 
 pub fn run(args: &RunArgs) -> anyhow::Result<Answer> {
+    if let Some(prompts) = &args.prompts {
+        return batch::run(args, prompts);
+    }
     let model = open_model(&args.model.model)?;
     let sampling = settings::sampling(&args.sampling, &model.generation)?;
     let text = Text::open(&model)?;

@@ -11,16 +11,17 @@ pub fn compare(plan: &DevicePlan) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "\n{:>2}  {:<26} {:>12} {:>12} {:>12} {:>12}  quality risk",
-        "#", "strategy", "time", "GPU", "RAM", "disk"
+        "\n{:>2}  {:<26} {:>12} {:>10} {:>12} {:>12} {:>12}  quality risk",
+        "#", "strategy", "time", "in all", "GPU", "RAM", "disk"
     );
     for (index, one) in plan.decision.candidates.iter().enumerate() {
         let _ = writeln!(
             text,
-            "{:>2}  {:<26} {:>12} {:>12} {:>12} {:>12}  {}",
+            "{:>2}  {:<26} {:>12} {:>10} {:>12} {:>12} {:>12}  {}",
             index + 1,
             one.name(),
             format!("{}/{}", one.speed.seconds.expected, one.speed.unit.name()),
+            one.speed.total.to_string(),
             one.memory.device.expected.to_string(),
             one.memory.host.expected.to_string(),
             one.memory.disk.to_string(),
