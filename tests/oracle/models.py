@@ -32,7 +32,7 @@ class Case:
 
 def case(family: str, name: str, without: dict[str, Any] | None = None, **rest: Any) -> Case:
     own = {key: rest.pop(key) for key in ("length", "shard", "legacy") if key in rest}
-    return Case(name, family, {**BASE, **FAMILIES[family], **rest}, without, **own)
+    return Case(name, family, {**BASE, **FAMILIES.get(family, {}), **rest}, without, **own)
 
 
 BASE: dict[str, Any] = dict(

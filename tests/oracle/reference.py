@@ -27,11 +27,15 @@ def make(case: Case, **changed: Any) -> Any:
     """The seeded float32 model of a case, in evaluation mode."""
     prefix = case.family.removesuffix("Text")
     kind = getattr(transformers, f"{prefix}ForCausalLM")
-    model = kind._from_config(config_of(case, **changed), attn_implementation="eager")
+    experts = {"experts_implementation": "eager"} if "num_experts_per_tok" in case.config else {}
+    model = kind._from_config(config_of(case, **changed), attn_implementation="eager", **experts)
     generator = torch.Generator().manual_seed(zlib.crc32(str(case).encode()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_values(name, parameter, case.family, generator))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(_values(name, buffer, case.family, generator))
     return model.eval()
 
 
@@ -41,7 +45,9 @@ def _values(name: str, parameter: Any, family: str, generator: torch.Generator) 
         return 0.3 * noise
     if parameter.dim() == 1:
         return 0.2 * noise + (0.0 if family.startswith("Gemma") else 1.0)
-    return GAIN * noise / parameter.shape[1] ** 0.5
+    # Experts are stacked, as `[out, in]` but for those of gpt-oss.
+    inputs = parameter.shape[1 if parameter.dim() == 2 or family == "GptOss" else 2]
+    return GAIN * noise / inputs**0.5
 
 
 def rounded(model: Any, dtype: torch.dtype) -> Any:

@@ -27,6 +27,8 @@ pub(crate) struct Attend<'a, C> {
     pub(crate) scale: f32,
     /// Then on every score, if the family does.
     pub(crate) cap: Option<f32>,
+    /// One more score per query, which takes weight and adds nothing.
+    pub(crate) sinks: Option<&'a [f32]>,
     /// `[queries, head_dim]`.
     pub(crate) queries: &'a [f32],
     /// `[queries, TILE + 2]`: overwritten.
@@ -36,21 +38,21 @@ pub(crate) struct Attend<'a, C> {
 }
 
 /// One query's share of the scratch: the scores of a tile, the largest so far and their sum.
-struct Running<'a> {
-    scores: &'a mut [f32; TILE],
+pub(crate) struct Running<'a> {
+    pub(crate) scores: &'a mut [f32; TILE],
     maximum: &'a mut f32,
     sum: &'a mut f32,
 }
 
 /// The positions of a tile that a token sees.
 #[derive(Clone, Copy)]
-struct Visible {
+pub(crate) struct Visible {
     /// The tile's first position.
-    start: usize,
+    pub(crate) start: usize,
     /// The first one that is seen.
-    low: usize,
+    pub(crate) low: usize,
     /// One more than the last one that is seen.
-    high: usize,
+    pub(crate) high: usize,
 }
 
 impl<C: Cell> Loop for Attend<'_, C> {
@@ -59,8 +61,11 @@ impl<C: Cell> Loop for Attend<'_, C> {
     #[inline(always)]
     fn run<const FUSED: bool>(mut self) {
         self.out.fill(0.0);
-        for running in self.scratch.chunks_exact_mut(TILE + 2) {
-            (running[TILE], running[TILE + 1]) = (f32::NEG_INFINITY, 0.0);
+        for (query, running) in self.scratch.chunks_exact_mut(TILE + 2).enumerate() {
+            (running[TILE], running[TILE + 1]) = match self.sinks {
+                Some(sinks) => (sinks[query], 1.0),
+                None => (f32::NEG_INFINITY, 0.0),
+            };
         }
         let mut start = self.first - self.first % TILE;
         while start < self.end {
@@ -159,7 +164,7 @@ impl<C: Cell> Attend<'_, C> {
 
 impl<'a> Running<'a> {
     #[inline(always)]
-    fn of(row: &'a mut [f32]) -> Option<Self> {
+    pub(crate) fn of(row: &'a mut [f32]) -> Option<Self> {
         let (scores, rest) = row.split_first_chunk_mut::<TILE>()?;
         let [maximum, sum] = rest else { return None };
         Some(Self { scores, maximum, sum })
@@ -168,7 +173,12 @@ impl<'a> Running<'a> {
     /// Scores become `e^(score - maximum)`, 0 where the token does not see; returns the factor by which
     /// everything weighed before shrinks.
     #[inline(always)]
-    fn weigh<const FUSED: bool>(&mut self, visible: Visible, scale: f32, cap: Option<f32>) -> f32 {
+    pub(crate) fn weigh<const FUSED: bool>(
+        &mut self,
+        visible: Visible,
+        scale: f32,
+        cap: Option<f32>,
+    ) -> f32 {
         for score in self.scores.iter_mut() {
             *score *= scale;
         }

@@ -103,7 +103,7 @@ pub(crate) struct LayerKv<C> {
     head_dim: usize,
     /// `[sequences * kv_heads, cells / LANES, head_dim, LANES]`.
     keys: Vec<C>,
-    /// `[sequences * kv_heads, cells, head_dim]`.
+    /// `[sequences * kv_heads, cells, head_dim]`; of latent attention, `[sequences, cells, width]` and no keys.
     values: Vec<C>,
 }
 
@@ -122,8 +122,8 @@ impl KvCache {
         let own = KvLayout::new(spec, layout.dtype, context, chunk);
         let own = own.for_sequences(layout.sequences);
         if *layout != own {
-            let [expected, actual] =
-                [&own, layout].map(|kv| kv.cells.iter().sum::<usize>() * kv.width);
+            let [expected, actual] = [&own, layout]
+                .map(|kv| kv.cells.iter().sum::<usize>() * (kv.width + kv.value_width));
             return Err(ExecError::Layout { buffer: "kv", expected, actual });
         }
         let layers = match layout.dtype {
@@ -212,7 +212,7 @@ fn allocate<C: Cell>(spec: &DecoderSpec, layout: &KvLayout) -> Vec<LayerKv<C>> {
         cells,
         head_dim: spec.head_dim,
         keys: filled(cells * layout.width),
-        values: filled(cells * layout.width),
+        values: filled(cells * layout.value_width),
     };
     layout.cells.iter().map(layer).collect()
 }
@@ -237,6 +237,21 @@ impl<C: Cell> LayerKv<C> {
                 *cell = C::narrow(value);
             }
         }
+    }
+
+    /// Stores the vector that one position's keys and values are made from.
+    pub(crate) fn store_latent(&mut self, place: Place, latent: &[f32]) {
+        let cell = place.sequence * self.cells + place.position % self.cells;
+        let cells = &mut self.values[cell * latent.len()..][..latent.len()];
+        for (cell, &value) in cells.iter_mut().zip(latent) {
+            *cell = C::narrow(value);
+        }
+    }
+
+    /// What was stored of one position, `width` elements.
+    #[inline(always)]
+    pub(crate) fn latent(&self, sequence: usize, position: usize, width: usize) -> &[C] {
+        &self.values[(sequence * self.cells + position % self.cells) * width..][..width]
     }
 
     /// Elements of one head.

@@ -9,15 +9,18 @@ use crate::attention::Attend;
 use crate::error::ExecError;
 use crate::kernels::{Input, Kernels, MatrixRef};
 use crate::kv::{Cell, LayerKv, Place};
+use crate::latent::Latent;
 use crate::maths::{AddScaled, Gate, RmsNorm, RmsNormInPlace};
 use crate::pool::Pool;
 use crate::rope::rotate;
 use crate::scratch::Scratch;
 use crate::source::WeightSource;
+use crate::transposed::{Rows, add_product};
 use crate::vector::Isa;
-use crate::weights::{LayerWeights, Matrix};
+use crate::weights::{FeedForward, LayerWeights, Matrix, Mlp};
 
 /// What every layer of a pass shares.
+#[derive(Clone, Copy)]
 pub(crate) struct Pass<'a> {
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) pool: &'a Pool,
@@ -46,13 +49,29 @@ impl Pass<'_> {
         scratch: &mut Scratch,
         source: &mut S,
     ) -> Result<(), ExecError> {
-        self.project_qkv(weights, scratch, source)?;
-        self.finish_qkv(layer, weights, scratch);
-        self.store(kv, scratch);
-        self.attend(layer, kv, scratch);
+        if let (Some(spec), Some(latent)) = (&self.spec.latent, &weights.latent) {
+            let rotations = self.rotations(layer, scratch.chunk);
+            let rotations = rotations.map_or(0..0, |(start, dim)| start..start + self.tokens * dim);
+            let part = Latent { pass: self, spec, weights: latent, rotations };
+            self.normalise(
+                weights.attention_norm.as_deref(),
+                &scratch.residual,
+                &mut scratch.delta,
+            );
+            part.attend(kv, scratch, source)?;
+        } else {
+            self.project_qkv(weights, scratch, source)?;
+            self.finish_qkv(layer, weights, scratch);
+            self.store(kv, scratch);
+            self.attend(layer, weights, kv, scratch);
+        }
         self.project_out(weights, scratch, source)?;
         self.add_part(weights.attention_post_norm.as_deref(), scratch);
-        self.feed_forward(weights, scratch, source)?;
+        self.normalise(weights.mlp_norm.as_deref(), &scratch.residual, &mut scratch.delta);
+        match &weights.feed_forward {
+            FeedForward::Dense(mlp) => self.feed_forward(mlp, scratch, source)?,
+            FeedForward::Mixture(mixture) => self.mixture(mixture, scratch, source)?,
+        }
         self.add_part(weights.mlp_post_norm.as_deref(), scratch);
         Ok(())
     }
@@ -83,6 +102,32 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// [`Self::multiply`] where the matrix is stored `[in, out]`.
+    pub(crate) fn multiply_transposed<S: WeightSource>(
+        &self,
+        matrix: Matrix,
+        x: &[f32],
+        source: &mut S,
+        target: Target<'_>,
+    ) -> Result<(), ExecError> {
+        let Target { out, stride, offset } = target;
+        let tokens = x.len() / matrix.rows;
+        for out in out.chunks_mut(stride).take(tokens) {
+            out[offset..offset + matrix.cols].fill(0.0);
+        }
+        source.each_run(matrix.index, &mut |run| {
+            let rows = Rows {
+                dtype: matrix.dtype,
+                first: run.first_row,
+                count: run.rows,
+                cols: matrix.cols,
+                bytes: run.bytes,
+            };
+            add_product((self.pool, self.isa), rows, (x, matrix.rows), (out, stride, offset));
+        })?;
+        Ok(())
+    }
+
     /// Calls `work` with each row of `width` elements of `rows`, on all threads.
     pub(crate) fn for_rows(
         &self,
@@ -90,7 +135,7 @@ impl Pass<'_> {
         width: usize,
         work: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        if self.tokens == 1 {
+        if rows.len() <= width {
             rows.chunks_exact_mut(width).enumerate().for_each(|(i, row)| work(i, row));
             return;
         }
@@ -138,19 +183,18 @@ impl Pass<'_> {
     fn finish_qkv(&self, layer: &LayerSpec, weights: &LayerWeights, scratch: &mut Scratch) {
         let width = self.qkv_width();
         let (query, kv) = (self.spec.query_width(), self.spec.kv_width());
-        let rotations = layer.rope.map(|rope| {
-            let before: usize = self.spec.ropes[..rope].iter().map(|rope| rope.rotary_dim).sum();
-            let dim = self.spec.ropes[rope].rotary_dim;
-            (&scratch.rotations[before * scratch.chunk..], dim)
-        });
+        let rotations = self.rotations(layer, scratch.chunk);
+        let rotations = rotations.map(|(start, dim)| (&scratch.rotations[start..], dim));
         self.for_rows(&mut scratch.qkv[..self.tokens * width], width, |token, row| {
             add_bias(row, weights.qkv_bias.as_deref());
             let (queries, rest) = row.split_at_mut(query);
+            clip(&mut rest[kv..], self.spec.qkv_clip);
             for (heads, norm) in [
                 (queries, weights.query_norm.as_deref()),
                 (&mut rest[..kv], weights.key_norm.as_deref()),
             ] {
                 self.norm_heads(heads, norm);
+                clip(heads, self.spec.qkv_clip);
                 if let Some((rotations, dim)) = rotations {
                     let rotation = &rotations[token * dim..][..dim];
                     let heads = heads.chunks_exact_mut(self.spec.head_dim);
@@ -158,6 +202,13 @@ impl Pass<'_> {
                 }
             }
         });
+    }
+
+    /// Where the rotations of a layer's positions begin, and how wide one is.
+    fn rotations(&self, layer: &LayerSpec, chunk: usize) -> Option<(usize, usize)> {
+        let rope = layer.rope?;
+        let before: usize = self.spec.ropes[..rope].iter().map(|rope| rope.rotary_dim).sum();
+        Some((before * chunk, self.spec.ropes[rope].rotary_dim))
     }
 
     fn norm_heads(&self, heads: &mut [f32], weight: Option<&[f32]>) {
@@ -182,7 +233,13 @@ impl Pass<'_> {
     }
 
     /// Attention of every token and key/value head, on all threads.
-    fn attend<C: Cell>(&self, layer: &LayerSpec, kv: &LayerKv<C>, scratch: &mut Scratch) {
+    fn attend<C: Cell>(
+        &self,
+        layer: &LayerSpec,
+        weights: &LayerWeights,
+        kv: &LayerKv<C>,
+        scratch: &mut Scratch,
+    ) {
         let spec = self.spec;
         let (heads, dim) = (spec.kv_heads, spec.head_dim);
         let group = spec.heads / heads;
@@ -203,6 +260,7 @@ impl Pass<'_> {
                     end: position + 1,
                     scale: spec.scales.attention,
                     cap: spec.attention_softcap,
+                    sinks: weights.sinks.as_ref().map(|all| &all[head * group..][..group]),
                     queries: &qkv[token * self.qkv_width() + head * group * dim..][..group * dim],
                     scratch: space,
                     out,
@@ -218,7 +276,7 @@ impl Pass<'_> {
         source: &mut S,
     ) -> Result<(), ExecError> {
         let hidden = self.spec.hidden;
-        let x = &scratch.attended[..self.tokens * self.spec.query_width()];
+        let x = &scratch.attended[..self.tokens * self.spec.attended_width()];
         let mut input = Prepared::new(&mut scratch.input);
         let target = Target { out: &mut scratch.delta, stride: hidden, offset: 0 };
         self.multiply(weights.out, x, &mut input, source, target)?;
@@ -228,12 +286,11 @@ impl Pass<'_> {
 
     fn feed_forward<S: WeightSource>(
         &self,
-        weights: &LayerWeights,
+        weights: &Mlp,
         scratch: &mut Scratch,
         source: &mut S,
     ) -> Result<(), ExecError> {
         let (hidden, inner) = (self.spec.hidden, self.spec.intermediate);
-        self.normalise(weights.mlp_norm.as_deref(), &scratch.residual, &mut scratch.delta);
         let half = self.tokens * inner;
         self.project_gate_up(weights, scratch, source)?;
         let (gate, up) = scratch.gate_up.split_at_mut(half);
@@ -248,7 +305,7 @@ impl Pass<'_> {
     /// `gate_up = [gate, up]`, each `[tokens, intermediate]`, whether stored as one matrix or two.
     fn project_gate_up<S: WeightSource>(
         &self,
-        weights: &LayerWeights,
+        weights: &Mlp,
         scratch: &mut Scratch,
         source: &mut S,
     ) -> Result<(), ExecError> {
@@ -337,11 +394,17 @@ impl<'a> Prepared<'a> {
 }
 
 /// The next of some parts that threads share. A panic of another thread is passed on by the pool.
-fn take_next<I: Iterator>(parts: &Mutex<I>) -> Option<I::Item> {
+pub(crate) fn take_next<I: Iterator>(parts: &Mutex<I>) -> Option<I::Item> {
     parts.lock().ok()?.next()
 }
 
-fn add_biases(rows: &mut [f32], bias: Option<&[f32]>) {
+fn clip(values: &mut [f32], bound: Option<f32>) {
+    if let Some(bound) = bound {
+        values.iter_mut().for_each(|value| *value = value.clamp(-bound, bound));
+    }
+}
+
+pub(crate) fn add_biases(rows: &mut [f32], bias: Option<&[f32]>) {
     if let Some(width) = bias.map(<[f32]>::len) {
         rows.chunks_exact_mut(width).for_each(|row| add_bias(row, bias));
     }

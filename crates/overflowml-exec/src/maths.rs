@@ -191,6 +191,13 @@ impl Loop for Gate<'_> {
             Activation::Silu => gate(self.gate, self.up, silu::<FUSED>),
             Activation::GeluTanh => gate(self.gate, self.up, gelu_tanh::<FUSED>),
             Activation::Gelu => gate(self.gate, self.up, gelu::<FUSED>),
+            Activation::ClampedSwish { alpha, limit } => {
+                for (gate, up) in self.gate.iter_mut().zip(self.up) {
+                    let (bounded, up) = (gate.min(limit), up.clamp(-limit, limit));
+                    let sigmoid = 1.0 / (1.0 + exp::<FUSED>(-alpha * bounded));
+                    *gate = bounded * sigmoid * (up + 1.0);
+                }
+            }
         }
     }
 }
@@ -199,6 +206,38 @@ impl Loop for Gate<'_> {
 fn gate(gate: &mut [f32], up: &[f32], activation: impl Fn(f32) -> f32) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = activation(*gate) * up;
+    }
+}
+
+/// [`Gate`] of gate and up in one row, each half of it or every other element.
+pub(crate) struct GateApart<'a> {
+    /// Which non-linearity.
+    pub(crate) activation: Activation,
+    /// `[2 * width]`.
+    pub(crate) both: &'a [f32],
+    /// Gate and up alternate, instead of following each other.
+    pub(crate) interleaved: bool,
+    /// `[width]`.
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Loop for GateApart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let Self { activation, both, interleaved, out } = self;
+        if !interleaved {
+            let (gate, up) = both.split_at(out.len());
+            out.copy_from_slice(gate);
+            return Gate { activation, gate: out, up }.run::<FUSED>();
+        }
+        let (pairs, _) = both.as_chunks::<2>();
+        for (out, &[gate, up]) in out.iter_mut().zip(pairs) {
+            let mut gated = [gate];
+            Gate { activation, gate: &mut gated, up: &[up] }.run::<FUSED>();
+            *out = gated[0];
+        }
     }
 }
 

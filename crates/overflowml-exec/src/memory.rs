@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use overflowml_stream::StreamError;
+use overflowml_stream::{StreamError, Wanted};
 
 use crate::source::{RowRun, WeightSource};
 
@@ -63,6 +63,10 @@ impl WeightSource for MemoryWeights {
                 first_row = end;
             }
         }
+        Ok(())
+    }
+
+    fn want_experts(&mut self, _: &mut [Wanted], _: bool) -> Result<(), StreamError> {
         Ok(())
     }
 

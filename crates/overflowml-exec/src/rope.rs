@@ -88,6 +88,15 @@ pub(crate) fn rotate(head: &mut [f32], rotation: &[f32]) {
     }
 }
 
+/// [`rotate`] where neighbouring elements pair: element `2i` with `2i + 1`.
+pub(crate) fn rotate_neighbours(head: &mut [f32], rotation: &[f32]) {
+    let (cosines, sines) = rotation.split_at(rotation.len() / 2);
+    for ((pair, cosine), sine) in head.chunks_exact_mut(2).zip(cosines).zip(sines) {
+        let (a, b) = (pair[0], pair[1]);
+        (pair[0], pair[1]) = (a * cosine - b * sine, b * cosine + a * sine);
+    }
+}
+
 fn base_frequencies(spec: &RopeSpec) -> Vec<f32> {
     (0..spec.rotary_dim / 2).map(|i| 1.0 / period(spec.theta, i, spec.rotary_dim)).collect()
 }

@@ -4,6 +4,7 @@ use overflowml_types::{DecoderSpec, LogitsWanted, ScratchLayout};
 
 use crate::error::ExecError;
 use crate::kernels::Input;
+use crate::mixture::Buffers;
 use crate::score::Tally;
 
 /// All buffers, each for the largest chunk. Shapes are in [`ScratchLayout`].
@@ -15,11 +16,11 @@ pub(crate) struct Scratch {
     pub(crate) residual: Vec<f32>,
     /// `[chunk, hidden]`.
     pub(crate) delta: Vec<f32>,
-    /// `[chunk, query_width + 2 * kv_width]`: one token's queries, keys and values.
+    /// `[chunk, projected_width]`: one token's queries, keys and values.
     pub(crate) qkv: Vec<f32>,
-    /// `[chunk, query_width]`.
+    /// `[chunk, attended_width]`.
     pub(crate) attended: Vec<f32>,
-    /// `[2, chunk, intermediate]`: gate, then up.
+    /// `[2, chunk, intermediate]`: gate, then up; of experts, both of one token after another.
     pub(crate) gate_up: Vec<f32>,
     /// The prepared input of a matrix product.
     pub(crate) input: Input,
@@ -33,6 +34,14 @@ pub(crate) struct Scratch {
     pub(crate) tallies: Vec<Tally>,
     /// One embedding row as stored.
     pub(crate) row: Vec<u8>,
+    /// `[chunk, query_rank]`.
+    pub(crate) queries_down: Vec<f32>,
+    /// `[chunk, heads, rank + rope_dim]`.
+    pub(crate) latent_queries: Vec<f32>,
+    /// `[chunk, max(plain_dim, rank)]`.
+    pub(crate) head: Vec<f32>,
+    /// Of mixtures; taken while one is worked on.
+    pub(crate) experts: Option<Buffers>,
 }
 
 impl Scratch {
@@ -63,6 +72,10 @@ impl Scratch {
             logits: filled(layout.logits),
             tallies: vec![Tally::EMPTY; scored],
             row: vec![0xff; row_bytes],
+            queries_down: filled(layout.latent.queries_down),
+            latent_queries: filled(layout.latent.queries),
+            head: filled(layout.latent.head),
+            experts: spec.experts.as_ref().map(|it| Buffers::new(&layout.experts, it.count)),
         })
     }
 }
@@ -82,6 +95,13 @@ fn check(spec: &DecoderSpec, layout: &ScratchLayout, threads: usize) -> Result<(
         ("scores", own.scores, layout.scores),
         ("logits", own.logits, layout.logits),
         ("tallies", own.tallies, layout.tallies),
+        ("latent queries", own.latent.queries, layout.latent.queries),
+        ("latent head", own.latent.head, layout.latent.head),
+        ("queries down", own.latent.queries_down, layout.latent.queries_down),
+        ("expert scores", own.experts.scores, layout.experts.scores),
+        ("experts' tokens", own.experts.gathered, layout.experts.gathered),
+        ("experts' sum", own.experts.mixed, layout.experts.mixed),
+        ("experts' inside", own.experts.gated, layout.experts.gated),
     ];
     let short = buffers.into_iter().find(|(_, expected, actual)| actual < expected);
     match short {

@@ -1,6 +1,6 @@
 //! Where a decoder gets its weights from.
 
-use overflowml_stream::{Store, StreamError};
+use overflowml_stream::{Store, StreamError, Wanted};
 
 /// A run of rows of a matrix, as a source hands them out.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub trait WeightSource {
     fn lookup(&mut self, weight: usize, row: u64, out: &mut [u8]) -> Result<(), StreamError>;
 
     /// Shows all rows of a matrix in order, in runs that follow each other. Called once per pass for every
-    /// matrix, in the order of the pass's list. Blocks until the rows are there.
+    /// matrix that is not an expert's, in the order of the pass's list. Blocks until the rows are there.
     ///
     /// # Errors
     /// If they cannot be read; the pass must then be abandoned by [`Self::rewind`].
@@ -35,6 +35,17 @@ pub trait WeightSource {
         weight: usize,
         visit: &mut dyn FnMut(RowRun<'_>),
     ) -> Result<(), StreamError>;
+
+    /// Tells which experts of a layer are needed next, so that reading them begins. Their matrices must
+    /// then be asked for by [`Self::each_run`], expert by expert in the order in which `wanted` is left,
+    /// each expert's in the order of the pass's list, and nothing be wanted before that is done.
+    ///
+    /// Unless `in_order`, those that are in memory are moved to the front, so that they can be computed
+    /// with while the others are read.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn want_experts(&mut self, wanted: &mut [Wanted], in_order: bool) -> Result<(), StreamError>;
 
     /// Goes back to the start of a pass, after one was abandoned.
     ///
@@ -67,6 +78,10 @@ impl WeightSource for Store {
             });
         }
         Ok(())
+    }
+
+    fn want_experts(&mut self, wanted: &mut [Wanted], in_order: bool) -> Result<(), StreamError> {
+        self.want_experts(wanted, in_order)
     }
 
     fn rewind(&mut self) -> Result<(), StreamError> {

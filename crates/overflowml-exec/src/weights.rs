@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use overflowml_types::{DType, DecoderSpec, LayerPart, Norms, PassWeight, QkNorm, WeightRole};
+use overflowml_types::{
+    Access, DType, DecoderSpec, LayerPart, Norms, PassWeight, QkNorm, WeightRole,
+};
 
 use crate::error::ExecError;
+use crate::latent::LatentWeights;
+use crate::mixture::MixtureWeights;
 use crate::source::WeightSource;
 
 /// A matrix, `[rows, cols]`, that comes in runs of rows.
@@ -42,13 +46,30 @@ pub(crate) struct LayerWeights {
     pub(crate) out: Matrix,
     pub(crate) out_bias: Option<Vec<f32>>,
     pub(crate) attention_post_norm: Option<Vec<f32>>,
+    /// `[heads]`.
+    pub(crate) sinks: Option<Vec<f32>>,
+    /// Then `qkv` is empty.
+    pub(crate) latent: Option<LatentWeights>,
     pub(crate) mlp_norm: Option<Vec<f32>>,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) mlp_post_norm: Option<Vec<f32>>,
+}
+
+/// What follows attention in a layer.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    Dense(Mlp),
+    Mixture(Box<MixtureWeights>),
+}
+
+/// A gated feed-forward part.
+#[derive(Debug)]
+pub(crate) struct Mlp {
     pub(crate) gate_up: Stack,
     /// `[2 * intermediate]`.
     pub(crate) gate_up_bias: Option<Vec<f32>>,
     pub(crate) down: Matrix,
     pub(crate) down_bias: Option<Vec<f32>>,
-    pub(crate) mlp_post_norm: Option<Vec<f32>>,
 }
 
 impl Weights {
@@ -72,8 +93,9 @@ impl Weights {
     }
 }
 
-struct Finder<'a, S> {
-    spec: &'a DecoderSpec,
+/// Finds weights by what they do.
+pub(crate) struct Finder<'a, S> {
+    pub(crate) spec: &'a DecoderSpec,
     list: &'a [PassWeight],
     by_role: HashMap<WeightRole, usize>,
     source: &'a S,
@@ -93,25 +115,27 @@ impl<'a, S: WeightSource> Finder<'a, S> {
             if shape != needed.shape {
                 return Err(ExecError::WeightShape { role, shape, expected: needed.shape });
             }
-            if !weight.tensor.dtype.is_computable() {
+            let stored = weight.tensor.dtype;
+            let in_blocks = weight.access == Access::Expert && stored == DType::U8;
+            if !stored.is_computable() && !in_blocks {
                 return Err(ExecError::WeightType { role, dtype: weight.tensor.dtype });
             }
         }
         Ok(finder)
     }
 
-    fn find(&self, role: WeightRole) -> Result<(usize, &'a PassWeight), ExecError> {
+    pub(crate) fn find(&self, role: WeightRole) -> Result<(usize, &'a PassWeight), ExecError> {
         let index = *self.by_role.get(&role).ok_or(ExecError::WeightMissing { role })?;
         Ok((index, &self.list[index]))
     }
 
-    fn matrix(&self, role: WeightRole) -> Result<Matrix, ExecError> {
+    pub(crate) fn matrix(&self, role: WeightRole) -> Result<Matrix, ExecError> {
         let (index, weight) = self.find(role)?;
         let (rows, cols) = (weight.rows() as usize, weight.cols() as usize);
         Ok(Matrix { index, dtype: weight.tensor.dtype, rows, cols })
     }
 
-    fn vector(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
+    pub(crate) fn vector(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
         let (index, weight) = self.find(role)?;
         let bytes = self.source.kept(index);
         let dtype = weight.tensor.dtype;
@@ -124,7 +148,7 @@ impl<'a, S: WeightSource> Finder<'a, S> {
         Ok(values)
     }
 
-    fn norm(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
+    pub(crate) fn norm(&self, role: WeightRole) -> Result<Vec<f32>, ExecError> {
         let mut weight = self.vector(role)?;
         weight.iter_mut().for_each(|value| *value += self.spec.norm_weight_offset);
         Ok(weight)
@@ -137,36 +161,54 @@ impl<'a, S: WeightSource> Finder<'a, S> {
         let matrix = |part| self.matrix(role(part));
         let norm_if = |wanted: bool, part| wanted.then(|| self.norm(role(part))).transpose();
         let bias_if = |wanted, parts: &[P]| self.joined(wanted, layer, parts);
-        let (qkv, qkv_bias): (&[P], &[P]) = if spec.fused_qkv {
-            (&[P::QueryKeyValue], &[P::QueryKeyValueBias])
-        } else {
-            (&[P::Query, P::Key, P::Value], &[P::QueryBias, P::KeyBias, P::ValueBias])
+        let (qkv, qkv_bias): (&[P], &[P]) = match () {
+            () if spec.latent.is_some() => (&[], &[]),
+            () if spec.fused_qkv => (&[P::QueryKeyValue], &[P::QueryKeyValueBias]),
+            () => (&[P::Query, P::Key, P::Value], &[P::QueryBias, P::KeyBias, P::ValueBias]),
         };
-        let gate_up: &[P] = if spec.fused_gate_up { &[P::GateUp] } else { &[P::Gate, P::Up] };
         let (before, after) = (spec.norms != Norms::After, spec.norms != Norms::Before);
         let qk_norm = spec.qk_norm != QkNorm::None;
-        // A fused gate and up has no bias in any family: `DecoderSpec::weights` names none.
-        let gate_up_bias = spec.mlp_bias && !spec.fused_gate_up;
+        let qkv_biased = spec.qkv_bias && spec.latent.is_none();
+        let feed_forward = match spec.experts_of(layer as usize) {
+            Some(experts) => {
+                FeedForward::Mixture(Box::new(MixtureWeights::find(self, layer, experts)?))
+            }
+            None => FeedForward::Dense(self.dense(layer)?),
+        };
         Ok(LayerWeights {
             attention_norm: norm_if(before, P::AttentionNorm)?,
             qkv: qkv.iter().map(|&part| matrix(part)).collect::<Result<_, _>>()?,
-            qkv_bias: bias_if(spec.qkv_bias, qkv_bias)?,
+            qkv_bias: bias_if(qkv_biased, qkv_bias)?,
             query_norm: norm_if(qk_norm, P::QueryNorm)?,
             key_norm: norm_if(qk_norm, P::KeyNorm)?,
             out: matrix(P::AttentionOut)?,
             out_bias: bias_if(spec.out_bias, &[P::AttentionOutBias])?,
             attention_post_norm: norm_if(after, P::AttentionPostNorm)?,
+            sinks: bias_if(spec.sinks, &[P::Sinks])?,
+            latent: spec.latent.map(|it| LatentWeights::find(self, layer, &it)).transpose()?,
             mlp_norm: norm_if(before, P::MlpNorm)?,
-            gate_up: gate_up.iter().map(|&part| matrix(part)).collect::<Result<_, _>>()?,
-            gate_up_bias: bias_if(gate_up_bias, &[P::GateBias, P::UpBias])?,
-            down: matrix(P::Down)?,
-            down_bias: bias_if(spec.mlp_bias, &[P::DownBias])?,
+            feed_forward,
             mlp_post_norm: norm_if(after, P::MlpPostNorm)?,
         })
     }
 
+    fn dense(&self, layer: u32) -> Result<Mlp, ExecError> {
+        use LayerPart as P;
+        let spec = self.spec;
+        let matrix = |&part: &P| self.matrix(WeightRole::Layer(layer, part));
+        let gate_up: &[P] = if spec.fused_gate_up { &[P::GateUp] } else { &[P::Gate, P::Up] };
+        // A fused gate and up has no bias in any family: `DecoderSpec::weights` names none.
+        let gate_up_bias = spec.mlp_bias && !spec.fused_gate_up;
+        Ok(Mlp {
+            gate_up: gate_up.iter().map(matrix).collect::<Result<_, _>>()?,
+            gate_up_bias: self.joined(gate_up_bias, layer, &[P::GateBias, P::UpBias])?,
+            down: matrix(&P::Down)?,
+            down_bias: self.joined(spec.mlp_bias, layer, &[P::DownBias])?,
+        })
+    }
+
     /// Some vectors of a layer, one after the other.
-    fn joined(
+    pub(crate) fn joined(
         &self,
         wanted: bool,
         layer: u32,

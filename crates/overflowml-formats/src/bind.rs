@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use overflowml_types::{DType, DecoderSpec, FileId, Manifest, PassWeight, Tensor, WeightSpec};
+use overflowml_types::{
+    Access, DType, DecoderSpec, ExpertStorage, FileId, FileSpan, Manifest, PassWeight, Slice,
+    Tensor, WeightSpec,
+};
 
 /// Why the files do not hold the decoder that the configuration describes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,10 +80,35 @@ pub fn bind(spec: &DecoderSpec, manifest: &Manifest) -> Result<Vec<PassWeight>, 
                         files: manifest.files.len(),
                     }
                 })?;
-            check(&wanted, tensor, manifest)?;
-            Ok(PassWeight { role: wanted.role, access: wanted.access, tensor: tensor.clone() })
+            check(&wanted, tensor, spec, manifest)?;
+            let tensor = match &wanted.slice {
+                Some(slice) => part_of(tensor, slice, &wanted.shape),
+                None => tensor.clone(),
+            };
+            Ok(PassWeight { role: wanted.role, access: wanted.access, tensor })
         })
         .collect()
+}
+
+/// The run of `tensor`, whose shape was checked, that is a weight of its own.
+fn part_of(tensor: &Tensor, slice: &Slice, shape: &[u64]) -> Tensor {
+    let size = tensor.dtype.size();
+    let elements = shape.iter().product();
+    let offset = tensor.span.offset.saturating_add(size.saturating_mul(slice.first));
+    let span = FileSpan { file: tensor.span.file, offset, len: size.saturating_mul(elements) };
+    Tensor { name: tensor.name.clone(), dtype: tensor.dtype, shape: shape.to_vec(), span }
+}
+
+/// Sets how the files hold experts: configurations do not say it.
+pub(crate) fn settle_storage(spec: &mut DecoderSpec, manifest: &Manifest) {
+    let Some(experts) = &mut spec.experts else { return };
+    let has = |end: &str| manifest.tensors().any(|tensor| tensor.name.ends_with(end));
+    if has(".mlp.experts.gate_up_proj_blocks") {
+        experts.storage = ExpertStorage::Mxfp4;
+    } else if has(".mlp.experts.gate_up_proj") && experts.storage != ExpertStorage::Transposed {
+        experts.storage = ExpertStorage::Stacked;
+        experts.names.part = "mlp";
+    }
 }
 
 /// The tensors that no weight of a pass uses: harmless buffers, or parts of a larger model.
@@ -107,17 +135,26 @@ fn find<'a>(
     }
 }
 
-fn check(wanted: &WeightSpec, tensor: &Tensor, manifest: &Manifest) -> Result<(), BindError> {
+fn check(
+    wanted: &WeightSpec,
+    tensor: &Tensor,
+    spec: &DecoderSpec,
+    manifest: &Manifest,
+) -> Result<(), BindError> {
     let file = || file_of(tensor.span.file, manifest);
-    if tensor.shape != wanted.shape {
+    let expected = wanted.slice.as_ref().map_or(&wanted.shape, |slice| &slice.of);
+    if tensor.shape != *expected {
         return Err(BindError::WrongShape {
             tensor: tensor.name.clone(),
             file: file(),
-            expected: wanted.shape.clone(),
+            expected: expected.clone(),
             found: tensor.shape.clone(),
         });
     }
-    if !tensor.dtype.is_computable() {
+    let in_blocks = wanted.access == Access::Expert
+        && spec.experts.as_ref().is_some_and(|it| it.storage == ExpertStorage::Mxfp4);
+    let runs = if in_blocks { tensor.dtype == DType::U8 } else { tensor.dtype.is_computable() };
+    if !runs {
         let found = tensor.dtype;
         return Err(BindError::WrongDType { tensor: tensor.name.clone(), file: file(), found });
     }

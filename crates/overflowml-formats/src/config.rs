@@ -9,6 +9,7 @@ mod error;
 mod families;
 mod fields;
 mod layers;
+mod mixture;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -83,7 +84,7 @@ impl Config {
         let Some(family) = FAMILIES.iter().find(|family| family.architecture == name) else {
             return Err(ConfigError::UnsupportedArchitecture { architecture: name });
         };
-        decoder::refuse_quantized(&self.fields())?;
+        decoder::refuse_quantized(family, &self.fields())?;
         decoder::decoder(family, &self.fields_of(family)?)
     }
 

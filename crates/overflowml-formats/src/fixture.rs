@@ -159,6 +159,18 @@ pub fn config(architecture: &str) -> Value {
         "max_position_embeddings": 256,
         "query_pre_attn_scalar": 16,
         "sliding_window": 8,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "n_group": 2,
+        "topk_group": 1,
+        "q_lora_rank": null,
+        "kv_lora_rank": 24,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "first_k_dense_replace": 1,
         "eos_token_id": 2,
         "bos_token_id": 1
     });
@@ -189,10 +201,7 @@ pub fn write_model(
     fs::create_dir_all(folder)?;
     fs::write(folder.join("config.json"), config.to_string())?;
     let spec = spec(config);
-    let mut weights = spec.weights();
-    if spec.tied_embeddings {
-        weights.pop();
-    }
+    let weights = spec.tensors();
     let mut random = Random::new(seed);
     if shards == 1 {
         let file = weights_file(&weights, &spec, dtype, &mut random);
@@ -240,7 +249,7 @@ fn write_weight(
     let (centre, spread) = match weight.access {
         Access::Kept if is_norm => (1.0 - spec.norm_weight_offset, 0.2),
         Access::Kept => (0.0, 0.2),
-        Access::Rows | Access::Lookup => (0.0, (3.0 / cols as f32).sqrt()),
+        Access::Rows | Access::Lookup | Access::Expert => (0.0, (3.0 / cols as f32).sqrt()),
     };
     for _ in 0..weight.shape.iter().product::<u64>() {
         let value = centre + spread * random.next();

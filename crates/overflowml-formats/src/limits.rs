@@ -65,6 +65,9 @@ pub const HEADS: usize = 1 << 14;
 /// `head_dim`.
 pub const HEAD_DIM: usize = 1 << 14;
 
+/// Experts of one layer.
+pub const EXPERTS: usize = 1 << 14;
+
 /// `vocab_size`, and token ids.
 pub const VOCAB: usize = 1 << 24;
 

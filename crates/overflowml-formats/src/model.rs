@@ -96,10 +96,13 @@ pub fn open_model_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<Model, 
     };
     let config = read_config(dir)?;
     let generation = read_generation(dir, config.as_ref())?;
-    let (architecture, decoder) = match config {
+    let (architecture, mut decoder) = match config {
         Some(config) => (config.architecture(), config.decoder()),
         None => (None, Err(ConfigError::NoConfig)),
     };
+    if let Ok(spec) = &mut decoder {
+        bind::settle_storage(spec, &manifest);
+    }
     Ok(Model { root, manifest, architecture, decoder, generation, files })
 }
 

@@ -19,10 +19,10 @@ pub fn stored(span: FileSpan) -> FileSpan {
 
 /// Cuts every matrix of a pass into blocks of about `target`, all at home on disk.
 ///
-/// A row is never cut, so a block is at least one row. Weights that are `Kept` are not blocks;
-/// looked-up ones are only if `lookups`.
-pub(crate) fn cut(weights: &[PassWeight], target: Bytes, lookups: bool) -> Vec<Block> {
-    let wanted = |access| access == Access::Rows || (lookups && access == Access::Lookup);
+/// A row is never cut, so a block is at least one row. Only weights with one of these kinds of access
+/// become blocks.
+pub(crate) fn cut(weights: &[PassWeight], target: Bytes, kinds: &[Access]) -> Vec<Block> {
+    let wanted = |access| kinds.contains(&access);
     let matrices = weights.iter().enumerate().filter(|(_, weight)| wanted(weight.access));
     matrices.flat_map(|(index, weight)| cut_one(index, weight, target)).collect()
 }

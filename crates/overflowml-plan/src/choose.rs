@@ -4,6 +4,7 @@ use overflowml_types::{Access, Bytes, DecoderSpec, KvLayout, PassWeight, Scratch
 
 use crate::blocks::{cut, keep_within, resident_bytes};
 use crate::cost::{kept_bytes, predict, schedule_bytes};
+use crate::experts::{ExpertCache, cache, has_experts, passage, smallest_passage};
 use crate::infeasible::Infeasible;
 use crate::plan::{Block, Home, MemoryTerms, Plan, Prediction, Request, Ring, Strategy};
 
@@ -77,6 +78,13 @@ struct Chooser<'a> {
     request: &'a Request,
 }
 
+/// Where weights are.
+struct Placed {
+    blocks: Vec<Block>,
+    ring: Option<Ring>,
+    experts: Option<ExpertCache>,
+}
+
 /// What a run takes beside blocks and slots.
 struct Fixed {
     kv: KvLayout,
@@ -117,20 +125,47 @@ impl Chooser<'_> {
         let fixed = self.fixed(self.context(), chunk)?;
         let whole = self.all_in_memory(&fixed, true).or_else(|| self.all_in_memory(&fixed, false));
         if let Some((strategy, blocks)) = whole {
-            return Some(self.finish(fixed, strategy, blocks, None));
+            return Some(self.finish(
+                fixed,
+                strategy,
+                Placed { blocks, ring: None, experts: None },
+            ));
         }
         let affordable = self.request.budget.share(ACTIVATION_SHARE);
         if chunk > self.request.sequences.max(1) && fixed.scratch.size() > affordable {
             return None;
         }
-        let (ring, blocks) = self.streaming(fixed.room)?;
-        Some(self.finish(fixed, Strategy::Disk, blocks, Some(ring)))
+        let placed = match has_experts(self.weights) {
+            true => self.with_experts(fixed.room)?,
+            false => {
+                let (ring, blocks) = self.streaming(fixed.room)?;
+                Placed { blocks, ring: Some(ring), experts: None }
+            }
+        };
+        Some(self.finish(fixed, Strategy::Disk, placed))
+    }
+
+    /// What every token uses stays in memory and experts get the rest; or nothing of them stays, and the
+    /// others stream.
+    fn with_experts(&self, room: Bytes) -> Option<Placed> {
+        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), &[Access::Rows]);
+        blocks.iter_mut().for_each(|block| block.home = Home::Memory);
+        let taken = resident_bytes(&blocks).saturating_add(schedule_bytes(&blocks));
+        if let Some(experts) = cache(self.weights, room.left_after(taken)) {
+            return Some(Placed { blocks, ring: None, experts: Some(experts) });
+        }
+        let experts = passage(self.weights, room.share(RING_SHARE))?;
+        let taken = experts.size().saturating_add(schedule_bytes(&experts.pieces));
+        let (ring, blocks) = self.streaming(room.left_after(taken))?;
+        Some(Placed { blocks, ring: Some(ring), experts: Some(experts) })
     }
 
     /// Every matrix as one block, if they fit; with or without the embedding.
     fn all_in_memory(&self, fixed: &Fixed, lookups: bool) -> Option<(Strategy, Vec<Block>)> {
         let lookups = lookups && !self.embedding_is_head();
-        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), lookups);
+        let kinds = [Access::Rows, Access::Expert, Access::Lookup];
+        let kinds = if lookups { &kinds[..] } else { &kinds[..2] };
+        let mut blocks = cut(self.weights, Bytes::new(u64::MAX), kinds);
         blocks.iter_mut().for_each(|block| block.home = Home::Memory);
         let room = fixed.room.left_after(schedule_bytes(&blocks));
         let fits = resident_bytes(&blocks) <= room;
@@ -167,7 +202,7 @@ impl Chooser<'_> {
         let matrices = self.weights.iter().filter(|weight| weight.access == Access::Rows);
         let total: Bytes = matrices.map(|weight| weight.tensor.span.len).sum();
         let least = Bytes::new(total.get() / MOST_BLOCKS);
-        let blocks = cut(self.weights, target.max(least), false);
+        let blocks = cut(self.weights, target.max(least), &[Access::Rows]);
         let slot = blocks.iter().map(|block| block.stored().len).max()?;
         Some((Ring { slots: slots.min(blocks.len()), slot }, blocks))
     }
@@ -178,20 +213,20 @@ impl Chooser<'_> {
         choices.filter_map(|choice| self.ring(choice)).min_by_key(ring_cost)
     }
 
-    fn finish(
-        &self,
-        fixed: Fixed,
-        strategy: Strategy,
-        blocks: Vec<Block>,
-        ring: Option<Ring>,
-    ) -> Plan {
+    fn finish(&self, fixed: Fixed, strategy: Strategy, placed: Placed) -> Plan {
+        let Placed { blocks, ring, experts } = placed;
         let resident = resident_bytes(&blocks);
         let slots = ring.map_or(Bytes::ZERO, |ring| ring.size());
         let (kv, activations) = (fixed.kv.size(), fixed.scratch.size());
-        let overhead = self.request.overhead.value.saturating_add(schedule_bytes(&blocks));
-        let peak = [resident, slots, fixed.kept, kv, activations, overhead].into_iter().sum();
+        let (cached, pieces) = experts.as_ref().map_or((Bytes::ZERO, Bytes::ZERO), |experts| {
+            (experts.size(), schedule_bytes(&experts.pieces))
+        });
+        let overhead = [self.request.overhead.value, schedule_bytes(&blocks), pieces];
+        let overhead = overhead.into_iter().sum();
+        let kept = fixed.kept;
+        let peak = [resident, slots, cached, kept, kv, activations, overhead].into_iter().sum();
         let memory =
-            MemoryTerms { resident, kept: fixed.kept, slots, kv, activations, overhead, peak };
+            MemoryTerms { resident, kept, slots, experts: cached, kv, activations, overhead, peak };
         // Does every block stay? Then there is nothing to rotate.
         let ring = ring.filter(|_| blocks.iter().any(|block| block.home == Home::Disk));
         let mut plan = Plan {
@@ -199,6 +234,7 @@ impl Chooser<'_> {
             budget: self.request.budget,
             blocks,
             ring,
+            experts,
             sequences: fixed.kv.sequences,
             context: self.context(),
             prefill_chunk: fixed.scratch.chunk,
@@ -216,7 +252,8 @@ impl Chooser<'_> {
     fn infeasible(&self) -> Infeasible {
         let context = self.context();
         let (kv, activations) = self.smallest_buffers(context);
-        let slots = self.smallest_ring().as_ref().map_or(Bytes::ZERO, ring_cost);
+        let ring = self.smallest_ring().as_ref().map_or(Bytes::ZERO, ring_cost);
+        let slots = ring.saturating_add(smallest_passage(self.weights));
         let fixed = self.request.overhead.value.saturating_add(kept_bytes(self.weights));
         let needed = self.smallest_budget(context, slots);
         let fits = |context| self.smallest_budget(context, slots) <= self.request.budget;

@@ -8,6 +8,7 @@ mod blocks;
 mod choose;
 mod cost;
 pub mod device;
+mod experts;
 mod explain;
 mod infeasible;
 mod plan;
@@ -17,8 +18,12 @@ mod simulate;
 pub use blocks::{ALIGNMENT, stored};
 pub use choose::plan;
 pub use cost::predict;
+pub use experts::ExpertCache;
 pub use infeasible::Infeasible;
-pub use plan::{Block, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring, Run, Strategy};
+pub use plan::{
+    Block, ExpertPrediction, ExpertRate, Home, MemoryTerms, Plan, Prediction, Rates, Request, Ring,
+    Run, Strategy,
+};
 pub use simulate::{Simulated, simulate};
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use overflowml_types::{
 use serde::Serialize;
 
 use crate::blocks::{runs, stored};
+use crate::experts::ExpertCache;
 
 /// What the user wants from a run on this host.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct Plan {
     pub blocks: Vec<Block>,
     /// The rotating slots; `None` if nothing streams.
     pub ring: Option<Ring>,
+    /// Where experts are kept and read to; `None` if there are none, or all stay in memory.
+    pub experts: Option<ExpertCache>,
     /// Sequences that advance together.
     pub sequences: usize,
     /// Positions that the KV cache holds for each of them.
@@ -185,6 +188,9 @@ pub struct MemoryTerms {
     /// The rotating slots.
     #[serde(rename = "slots_bytes")]
     pub slots: Bytes,
+    /// The experts' cache.
+    #[serde(rename = "experts_bytes")]
+    pub experts: Bytes,
     /// Keys and values.
     #[serde(rename = "kv_bytes")]
     pub kv: Bytes,
@@ -218,6 +224,32 @@ pub struct Prediction {
     pub decode_tokens_per_second: f64,
     /// What limits it: `disk` or `memory`.
     pub limited_by: &'static str,
+    /// What is expected of the experts' cache; `None` if there is none.
+    pub experts: Option<ExpertPrediction>,
+}
+
+/// What a cache of experts is expected to do for one token. Which experts a text needs is not known before
+/// it is read, so that this is a range.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ExpertPrediction {
+    /// If experts are chosen evenly.
+    pub low: ExpertRate,
+    /// If some are chosen more often than others, as is usual.
+    pub expected: ExpertRate,
+    /// If few are chosen again and again.
+    pub high: ExpertRate,
+}
+
+/// One point of an [`ExpertPrediction`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ExpertRate {
+    /// The share of the chosen experts' bytes that is in memory, 0 to 1.
+    pub hit_rate: f64,
+    /// Bytes of experts read per token.
+    #[serde(rename = "bytes_per_token")]
+    pub per_token: Bytes,
+    /// The speed that this gives.
+    pub decode_tokens_per_second: f64,
 }
 
 impl Prediction {

@@ -51,7 +51,10 @@ impl Shape {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
-            layers: vec![LayerSpec { window: self.window, rope: Some(0) }; self.layers],
+            layers: vec![
+                LayerSpec { window: self.window, rope: Some(0), experts: false };
+                self.layers
+            ],
             ropes: vec![RopeSpec {
                 rotary_dim: self.head_dim,
                 theta: 1e4,
@@ -71,6 +74,10 @@ impl Shape {
             scales: Scales { embedding: 1.0, residual: 1.0, attention: 0.1, logits: 1.0 },
             attention_softcap: None,
             logit_softcap: None,
+            qkv_clip: None,
+            sinks: false,
+            latent: None,
+            experts: None,
             max_context: 131_072,
         }
     }

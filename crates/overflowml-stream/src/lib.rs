@@ -7,8 +7,10 @@
 
 mod buffer;
 mod counters;
+mod demand;
 mod error;
 mod files;
+mod frecency;
 mod groups;
 mod load;
 mod measure;
@@ -16,7 +18,8 @@ mod ring;
 mod store;
 
 pub use buffer::Buffer;
-pub use counters::Counters;
+pub use counters::{Counters, ExpertCounters};
+pub use demand::Wanted;
 pub use error::StreamError;
 pub use files::DirectIo;
 pub use groups::{GroupCounters, GroupRequest, GroupStore, Place, Slab};

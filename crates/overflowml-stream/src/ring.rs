@@ -153,7 +153,7 @@ impl Ring {
 
 /// A reader's calls are shallow; the default of 2 MiB would only be address space, but counts where
 /// stacks are populated at once.
-const READER_STACK: usize = 128 << 10;
+pub(crate) const READER_STACK: usize = 128 << 10;
 
 impl Shared {
     /// No code that holds the lock can panic halfway through a change, so a poisoned lock is usable.

@@ -10,6 +10,7 @@ use overflowml_plan::ALIGNMENT;
 
 use crate::buffer::Buffer;
 use crate::counters::Counters;
+use crate::demand::{Demand, Lent, Wanted};
 use crate::error::StreamError;
 use crate::files::{DirectIo, Files, Source, SystemFiles};
 use crate::load::load;
@@ -44,6 +45,7 @@ pub struct Store {
     by_place: Vec<(FileSpan, Bytes)>,
     arena: Buffer,
     ring: Option<Ring>,
+    experts: Option<Demand>,
     /// Blocks that stream in one pass.
     streamed: u64,
     /// The number of the next read to take, from the last restart on.
@@ -77,6 +79,8 @@ enum Place {
     Arena { start: usize, len: usize },
     /// Bytes of a slot that holds the pass's `index`th streamed block.
     Slot { index: u64, start: usize, len: usize },
+    /// Bytes of a slot that holds the `index`th piece of an expert.
+    Expert { index: usize, start: usize, len: usize },
 }
 
 impl Store {
@@ -132,6 +136,13 @@ impl Store {
             weights: entries(&files, weights, plan, &runs)?,
             by_place: by_place(&runs),
             row: Buffer::new(longest_row(weights))?,
+            experts: match &plan.experts {
+                // Experts come late and all at once, not ahead of time: more readers, to make up for it.
+                Some(cache) => {
+                    Some(Demand::start(Arc::clone(&files), weights, cache, 2 * options.readers)?)
+                }
+                None => None,
+            },
             files,
             arena,
             ring,
@@ -205,6 +216,9 @@ impl Store {
     /// # Errors
     /// None at present; a source that cannot go back would say so here.
     pub fn rewind(&mut self) -> Result<(), StreamError> {
+        if let Some(experts) = &mut self.experts {
+            experts.abandon();
+        }
         if let Some(ring) = &self.ring {
             ring.restart();
             self.position = 0;
@@ -212,6 +226,26 @@ impl Store {
         }
         self.expect_passes(Some(1));
         Ok(())
+    }
+
+    /// Tells which experts of one layer are needed next: reading those that are not in memory begins. The
+    /// parts of their matrices must then be taken, each once, expert by expert in the order in which `wanted`
+    /// is left, before others are wanted.
+    ///
+    /// Unless `in_order`, those that are in memory are moved to the front.
+    ///
+    /// # Errors
+    /// [`StreamError::Order`] if one is no expert, or an earlier one was not taken.
+    pub fn want_experts(
+        &mut self,
+        wanted: &mut [Wanted],
+        in_order: bool,
+    ) -> Result<(), StreamError> {
+        match &mut self.experts {
+            Some(experts) => experts.want(wanted, in_order),
+            // All are in memory.
+            None => Ok(()),
+        }
     }
 
     /// Tells how many more passes will be made, so that nothing is read after the last of them; `None`
@@ -232,7 +266,18 @@ impl Store {
         if let Some(ring) = &self.ring {
             ring.count(&mut counters);
         }
+        if let Some(experts) = &self.experts {
+            counters.experts = experts.counters();
+        }
         counters
+    }
+
+    /// Waits for the `index`th piece of an expert.
+    fn take_expert(&mut self, index: usize) -> Result<Lent<'_>, StreamError> {
+        match &mut self.experts {
+            Some(experts) => experts.take(index),
+            None => Err(StreamError::Order { what: format!("piece {index} of no experts") }),
+        }
     }
 
     /// Waits for the pass's `index`th streamed block.
@@ -281,6 +326,10 @@ impl Parts<'_> {
                 Ok(filled) => PartBytes::Slot { filled, start, len },
                 Err(error) => return Some(Err(error)),
             },
+            Place::Expert { index, start, len } => match self.store.take_expert(index) {
+                Ok(lent) => PartBytes::Expert { lent, start, len },
+                Err(error) => return Some(Err(error)),
+            },
         };
         Some(Ok(Part { first_row: piece.first_row, rows: piece.rows, bytes }))
     }
@@ -296,6 +345,7 @@ pub struct Part<'a> {
 enum PartBytes<'a> {
     Arena(&'a [u8]),
     Slot { filled: Filled<'a>, start: usize, len: usize },
+    Expert { lent: Lent<'a>, start: usize, len: usize },
 }
 
 impl Part<'_> {
@@ -314,6 +364,7 @@ impl Part<'_> {
         match &self.bytes {
             PartBytes::Arena(bytes) => bytes,
             PartBytes::Slot { filled, start, len } => &filled.bytes()[*start..*start + *len],
+            PartBytes::Expert { lent, start, len } => &lent.bytes()[*start..*start + *len],
         }
     }
 }
@@ -331,7 +382,7 @@ fn entries(
         let row_len = span.len.get().checked_div(weight.rows()).unwrap_or(0);
         let kept = match weight.access {
             Access::Kept => read_whole(files, span)?,
-            Access::Rows | Access::Lookup => Vec::new(),
+            Access::Rows | Access::Lookup | Access::Expert => Vec::new(),
         };
         entries.push(Entry { span: Some(span), row_len, kept, pieces: Vec::new() });
     }
@@ -362,7 +413,16 @@ fn pieces<'a>(plan: &'a Plan, runs: &'a [Run]) -> impl Iterator<Item = (usize, P
         };
         (block.weight, Piece { first_row: block.first_row, rows: block.rows, place })
     });
-    resident.chain(streamed)
+    let experts = plan.experts.iter().flat_map(|experts| &experts.pieces).enumerate();
+    let experts = experts.map(|(index, block)| {
+        let place = Place::Expert {
+            index,
+            start: lead(block.span) as usize,
+            len: block.span.len.get() as usize,
+        };
+        (block.weight, Piece { first_row: block.first_row, rows: block.rows, place })
+    });
+    resident.chain(streamed).chain(experts)
 }
 
 /// Bytes before a span in its aligned surroundings.

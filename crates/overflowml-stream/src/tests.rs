@@ -1,5 +1,6 @@
 //! A store against its files' bytes, on sound disks and on faulty ones.
 
+mod experts;
 mod faults;
 mod reads;
 mod schedule;
@@ -100,25 +101,33 @@ impl World {
         SystemFiles::open(&self.model.manifest.files, DirectIo::Never).unwrap()
     }
 
+    /// Every part of a matrix is what the file holds, and every row comes once, in order.
+    fn matrix(&self, store: &mut Store, index: usize) -> Result<(), StreamError> {
+        let weight = &self.weights[index];
+        let whole = self.bytes(weight.tensor.span);
+        let row = whole.len() / weight.rows() as usize;
+        let mut next = 0;
+        let mut parts = store.parts(index);
+        while let Some(part) = parts.next() {
+            let part = part?;
+            assert_eq!(part.first_row() as usize, next);
+            next += part.rows() as usize;
+            let start = part.first_row() as usize * row;
+            assert!(part.bytes() == &whole[start..next * row], "stale or wrong bytes");
+        }
+        assert_eq!(next as u64, weight.rows());
+        Ok(())
+    }
+
     /// One pass: every part is what the file holds, and every row comes once, in order.
     fn pass(&self, store: &mut Store) -> Result<(), StreamError> {
         for (index, weight) in self.weights.iter().enumerate() {
             let whole = self.bytes(weight.tensor.span);
             match weight.access {
                 Access::Kept => assert_eq!(store.kept(index), whole),
-                Access::Lookup => {}
+                Access::Lookup | Access::Expert => {}
                 Access::Rows => {
-                    let row = whole.len() / weight.rows() as usize;
-                    let mut next = 0;
-                    let mut parts = store.parts(index);
-                    while let Some(part) = parts.next() {
-                        let part = part?;
-                        assert_eq!(part.first_row() as usize, next);
-                        next += part.rows() as usize;
-                        let start = part.first_row() as usize * row;
-                        assert!(part.bytes() == &whole[start..next * row], "stale or wrong bytes");
-                    }
-                    assert_eq!(next as u64, weight.rows());
+                    self.matrix(store, index)?;
                 }
             }
         }

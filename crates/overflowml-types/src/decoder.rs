@@ -1,5 +1,7 @@
 use serde::Serialize;
 
+use crate::{ExpertsSpec, LatentSpec};
+
 /// What a decoder-only language model computes, as data: one executor runs them all.
 ///
 /// Made from a model's `config.json` by `overflowml-formats`. Sizes are in elements.
@@ -51,6 +53,14 @@ pub struct DecoderSpec {
     pub attention_softcap: Option<f32>,
     /// `s` in `s * tanh(logit / s)` on the output (Gemma 2).
     pub logit_softcap: Option<f32>,
+    /// Bound on every element of queries, keys and values (OLMoE).
+    pub qkv_clip: Option<f32>,
+    /// Every head has one more score, which takes weight from the others and adds nothing (gpt-oss).
+    pub sinks: bool,
+    /// Attention by way of a short vector; then `kv_heads` is `heads` and `head_dim` a query's.
+    pub latent: Option<LatentSpec>,
+    /// The experts of the layers that have them.
+    pub experts: Option<ExpertsSpec>,
     /// The longest sequence the model was made for, in tokens.
     pub max_context: usize,
 }
@@ -62,6 +72,8 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Index into [`DecoderSpec::ropes`]; `None` for a layer without position embedding.
     pub rope: Option<usize>,
+    /// Its feed-forward part is a mixture of experts.
+    pub experts: bool,
 }
 
 /// Which RMS norms a layer has, around attention and feed-forward alike.
@@ -89,7 +101,7 @@ pub enum QkNorm {
 }
 
 /// The gate's non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x * sigmoid(x)`.
@@ -98,6 +110,14 @@ pub enum Activation {
     GeluTanh,
     /// GELU by the error function.
     Gelu,
+    /// `x * sigmoid(alpha * x)` with `x` at most `limit`; up lies within `limit` and has 1 added
+    /// (gpt-oss).
+    ClampedSwish {
+        /// Steepness.
+        alpha: f32,
+        /// Bound.
+        limit: f32,
+    },
 }
 
 /// Multipliers; all 1 for Llama.
@@ -154,8 +174,39 @@ impl DecoderSpec {
         self.heads * self.head_dim
     }
 
-    /// Elements of all key (or value) heads of one token.
+    /// Elements of all key (or value) heads of one token, where there is no latent vector.
     pub const fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Elements of one token that all projections before attention make.
+    pub const fn projected_width(&self) -> usize {
+        match &self.latent {
+            Some(latent) => self.query_width() + latent.width(),
+            None => self.query_width() + 2 * self.kv_width(),
+        }
+    }
+
+    /// Elements of one token that attention makes.
+    pub const fn attended_width(&self) -> usize {
+        match &self.latent {
+            Some(latent) => self.heads * latent.value_dim,
+            None => self.query_width(),
+        }
+    }
+
+    /// The experts of a layer, if it has any.
+    pub fn experts_of(&self, layer: usize) -> Option<&ExpertsSpec> {
+        self.experts.as_ref().filter(|_| self.layers.get(layer).is_some_and(|it| it.experts))
+    }
+
+    /// The widest feed-forward part that any layer has: dense, shared or of one expert.
+    pub fn widest_feed_forward(&self) -> usize {
+        let dense = self.layers.iter().any(|layer| !layer.experts);
+        let dense = if dense || self.experts.is_none() { self.intermediate } else { 0 };
+        let routed = self.experts.as_ref().map_or(0, |experts| {
+            experts.intermediate.max(experts.shared.map_or(0, |shared| shared.intermediate))
+        });
+        dense.max(routed)
     }
 }

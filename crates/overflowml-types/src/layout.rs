@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -12,6 +13,8 @@ pub enum WeightRole {
     Embedding,
     /// A part of a numbered layer.
     Layer(u32, LayerPart),
+    /// A part of one expert of a numbered layer.
+    Expert(u32, u32, ExpertPart),
     /// `[hidden]`, after the last layer.
     FinalNorm,
     /// `[vocab, hidden]`, the output projection.
@@ -46,6 +49,43 @@ pub enum LayerPart {
     Down,
     DownBias,
     MlpPostNorm,
+    Sinks,
+    QueryDown,
+    QueryDownBias,
+    QueryDownNorm,
+    LatentDown,
+    LatentDownBias,
+    LatentNorm,
+    /// Of one head: `[plain_dim, rank]`.
+    KeyUp(u32),
+    /// Of one head: `[value_dim, rank]`.
+    ValueUp(u32),
+    Router,
+    RouterBias,
+    RouterCorrection,
+    SharedGate,
+    SharedUp,
+    SharedDown,
+    SharedRouter,
+    /// Of all experts: `[experts * 2 * intermediate]`.
+    ExpertsGateUpBias,
+    /// Of all experts: `[experts * hidden]`.
+    ExpertsDownBias,
+}
+
+/// A matrix of an expert. Matrices are `[out, in]` unless they are stored transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // as above
+pub enum ExpertPart {
+    Gate,
+    Up,
+    GateUp,
+    Down,
+    /// Scales of [`Self::GateUp`], where they are stored beside it.
+    GateUpScales,
+    /// Scales of [`Self::Down`].
+    DownScales,
 }
 
 /// How a pass touches a weight, which decides where it can live.
@@ -58,6 +98,8 @@ pub enum Access {
     Rows,
     /// A matrix of which a pass needs one row per token: it can stay on disk.
     Lookup,
+    /// A matrix of an expert: a pass needs it only if a token chose the expert.
+    Expert,
 }
 
 /// A weight that a [`DecoderSpec`] calls for.
@@ -67,13 +109,24 @@ pub struct WeightSpec {
     pub role: WeightRole,
     /// Its name in Hugging Face files.
     pub name: String,
+    /// Where it lies in the tensor of that name; `None` if it is all of it.
+    pub slice: Option<Slice>,
     /// Outermost dimension first.
     pub shape: Vec<u64>,
     /// How a pass touches it.
     pub access: Access,
 }
 
-/// A weight found in the model's files: [`WeightSpec`] bound to its tensor.
+/// A run of neighbouring elements of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Slice {
+    /// The tensor's shape.
+    pub of: Vec<u64>,
+    /// Elements before the run.
+    pub first: u64,
+}
+
+/// A weight found in the model's files: [`WeightSpec`] bound to its tensor, or to its run of one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PassWeight {
     /// What it does.
@@ -104,10 +157,58 @@ impl fmt::Display for WeightRole {
         match self {
             Self::Embedding => f.write_str("embedding"),
             Self::Layer(layer, part) => write!(f, "layer {layer} {part:?}"),
+            Self::Expert(layer, expert, part) => {
+                write!(f, "layer {layer} expert {expert} {part:?}")
+            }
             Self::FinalNorm => f.write_str("final norm"),
             Self::Head => f.write_str("head"),
         }
     }
+}
+
+/// The weights of one layer, as they are listed.
+pub(crate) struct LayerList<'a> {
+    pub(crate) layer: u32,
+    pub(crate) weights: &'a mut Vec<WeightSpec>,
+}
+
+impl LayerList<'_> {
+    /// A whole tensor; `name` is what follows the layer's own.
+    pub(crate) fn add(&mut self, part: LayerPart, name: &str, shape: &[usize]) {
+        self.push(WeightRole::Layer(self.layer, part), name, shape, None);
+    }
+
+    /// A part of a tensor of shape `of`, after its first `first` elements.
+    pub(crate) fn add_slice(
+        &mut self,
+        part: LayerPart,
+        name: &str,
+        shape: &[usize],
+        (of, first): (&[usize], usize),
+    ) {
+        let slice = Slice { of: widened(of), first: first as u64 };
+        self.push(WeightRole::Layer(self.layer, part), name, shape, Some(slice));
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        role: WeightRole,
+        name: &str,
+        shape: &[usize],
+        slice: Option<Slice>,
+    ) {
+        let access = match (role, shape.len()) {
+            (WeightRole::Expert(..), _) => Access::Expert,
+            (_, 2) => Access::Rows,
+            _ => Access::Kept,
+        };
+        let name = format!("model.layers.{}.{name}", self.layer);
+        self.weights.push(WeightSpec { role, name, slice, shape: widened(shape), access });
+    }
+}
+
+pub(crate) fn widened(shape: &[usize]) -> Vec<u64> {
+    shape.iter().map(|&dim| dim as u64).collect()
 }
 
 impl DecoderSpec {
@@ -119,6 +220,7 @@ impl DecoderSpec {
         let mut weights = vec![WeightSpec {
             role: WeightRole::Embedding,
             name: "model.embed_tokens.weight".to_owned(),
+            slice: None,
             shape: vec![vocab, hidden],
             access: Access::Lookup,
         }];
@@ -128,6 +230,7 @@ impl DecoderSpec {
         weights.push(WeightSpec {
             role: WeightRole::FinalNorm,
             name: "model.norm.weight".to_owned(),
+            slice: None,
             shape: vec![hidden],
             access: Access::Kept,
         });
@@ -136,28 +239,49 @@ impl DecoderSpec {
         weights.push(WeightSpec {
             role: WeightRole::Head,
             name: head.to_owned(),
+            slice: None,
             shape: vec![vocab, hidden],
             access: Access::Rows,
         });
         weights
     }
 
-    fn layer_weights(&self, layer: usize, weights: &mut Vec<WeightSpec>) {
-        let mut add = |part: LayerPart, name: &str, shape: &[usize]| {
-            weights.push(WeightSpec {
-                #[allow(clippy::cast_possible_truncation)] // config caps the layer count
-                role: WeightRole::Layer(layer as u32, part),
-                name: format!("model.layers.{layer}.{name}"),
-                shape: shape.iter().map(|&dim| dim as u64).collect(),
-                access: if shape.len() == 2 { Access::Rows } else { Access::Kept },
-            });
-        };
-        self.attention_weights(&mut add);
-        self.mlp_weights(&mut add);
+    /// Every tensor that files hold, each once: a tied head is not stored, and weights that are parts of one
+    /// tensor are one.
+    pub fn tensors(&self) -> Vec<WeightSpec> {
+        let mut tensors: Vec<WeightSpec> = Vec::new();
+        let mut sliced = HashSet::new();
+        for mut weight in self.weights() {
+            if weight.role == WeightRole::Head && self.tied_embeddings {
+                continue;
+            }
+            if let Some(slice) = weight.slice.take() {
+                if !sliced.insert(weight.name.clone()) {
+                    continue;
+                }
+                weight.shape = slice.of;
+            }
+            tensors.push(weight);
+        }
+        tensors
     }
 
-    fn attention_weights(&self, add: &mut impl FnMut(LayerPart, &str, &[usize])) {
+    fn layer_weights(&self, layer: usize, weights: &mut Vec<WeightSpec>) {
+        #[allow(clippy::cast_possible_truncation)] // config caps the layer count
+        let mut list = LayerList { layer: layer as u32, weights };
+        match &self.latent {
+            Some(latent) => self.latent_weights(latent, &mut list),
+            None => self.attention_weights(&mut list),
+        }
+        match self.experts_of(layer) {
+            Some(experts) => self.expert_weights(experts, &mut list),
+            None => self.mlp_weights(&mut list),
+        }
+    }
+
+    fn attention_weights(&self, list: &mut LayerList<'_>) {
         use LayerPart as P;
+        let mut add = |part, name: &str, shape: &[usize]| list.add(part, name, shape);
         let (hidden, q, kv) = (self.hidden, self.query_width(), self.kv_width());
         if self.norms != Norms::After {
             add(P::AttentionNorm, "input_layernorm.weight", &[hidden]);
@@ -189,6 +313,9 @@ impl DecoderSpec {
             add(P::QueryNorm, "self_attn.q_norm.weight", &[query]);
             add(P::KeyNorm, "self_attn.k_norm.weight", &[key]);
         }
+        if self.sinks {
+            add(P::Sinks, "self_attn.sinks", &[self.heads]);
+        }
         add(P::AttentionOut, "self_attn.o_proj.weight", &[hidden, q]);
         if self.out_bias {
             add(P::AttentionOutBias, "self_attn.o_proj.bias", &[hidden]);
@@ -198,8 +325,9 @@ impl DecoderSpec {
         }
     }
 
-    fn mlp_weights(&self, add: &mut impl FnMut(LayerPart, &str, &[usize])) {
+    fn mlp_weights(&self, list: &mut LayerList<'_>) {
         use LayerPart as P;
+        let mut add = |part, name: &str, shape: &[usize]| list.add(part, name, shape);
         let (hidden, inner) = (self.hidden, self.intermediate);
         match self.norms {
             Norms::Before => add(P::MlpNorm, "post_attention_layernorm.weight", &[hidden]),

@@ -12,8 +12,10 @@ mod footprint;
 mod layout;
 mod machine;
 mod manifest;
+mod mixture;
 mod profile;
 mod rate;
+mod routed;
 mod support;
 
 pub use bytes::{Bytes, ParseBytesError};
@@ -21,13 +23,17 @@ pub use decoder::{
     Activation, DecoderSpec, LayerSpec, Norms, QkNorm, RopeScaling, RopeSpec, Scales,
 };
 pub use dtype::DType;
-pub use footprint::{KvLayout, LogitsWanted, ScratchLayout};
-pub use layout::{Access, LayerPart, PassWeight, WeightRole, WeightSpec};
+pub use footprint::{ExpertScratch, KvLayout, LatentScratch, LogitsWanted, ScratchLayout};
+pub use layout::{Access, ExpertPart, LayerPart, PassWeight, Slice, WeightRole, WeightSpec};
 pub use machine::{
     Basis, CgroupLimit, Container, Cpu, Disk, DiskKind, Gpu, GpuProcess, IsaExtension, Known,
     Library, Link, Machine, Memory, NumaNode, Pool, Vendor,
 };
 pub use manifest::{Component, FileId, FileSpan, Group, GroupKind, Manifest, ModelFile, Tensor};
+pub use mixture::{
+    ExpertGroups, ExpertNames, ExpertStorage, ExpertsSpec, LatentSpec, RouterSpec, Scoring,
+    SharedExpert,
+};
 pub use profile::{
     CacheElement, ComponentProfile, Experts, GroupProfile, LayerCache, ModelProfile, ProfileSource,
     Role, Shape, Task,

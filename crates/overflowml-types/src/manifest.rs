@@ -57,6 +57,8 @@ pub enum GroupKind {
     Embedding,
     /// A numbered, repeated layer.
     Layer(u32),
+    /// Of such a layer, one routed expert, or all of them where they share tensors.
+    Experts(u32),
     /// Whatever follows the layers: final norm, output head.
     Head,
     /// Everything else.

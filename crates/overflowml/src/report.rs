@@ -60,12 +60,37 @@ pub struct IoReport {
     pub read_bytes_per_second: Option<f64>,
     /// Time that computing waited for reading.
     pub stall_seconds: Seconds,
-    /// Passes over the model.
+    /// Passes over the model, where a part of it streams.
     pub passes: u64,
+    /// What the experts' cache did; `None` if there is none.
+    pub experts: Option<ExpertReport>,
     /// Whether the page cache was bypassed.
     pub direct: bool,
     /// Why not, if not.
     pub buffered_because: Option<String>,
+}
+
+/// What the cache of a mixture's experts did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpertReport {
+    /// Experts that were needed, each once per pass.
+    #[serde(rename = "used_bytes")]
+    pub used: Bytes,
+    /// Of those, what was not in memory.
+    #[serde(rename = "missed_bytes")]
+    pub missed: Bytes,
+    /// What was read for it: the same with the alignment of direct reads.
+    #[serde(rename = "read_bytes")]
+    pub read: Bytes,
+    /// The share of the needed bytes that was in memory.
+    pub hit_rate: Option<f64>,
+    /// The same since the last prompt was read; `None` if nothing was needed since.
+    pub decode_hit_rate: Option<f64>,
+    /// What was read since then.
+    #[serde(rename = "decode_read_bytes")]
+    pub decode_read: Bytes,
+    /// Time that computing waited for experts.
+    pub stall_seconds: Seconds,
 }
 
 /// Everything that `run --json` prints.

@@ -8,13 +8,14 @@ use overflowml_exec::{Decoder, ExecError, Kernels, Layouts, Pool, Sampler, Sampl
 use overflowml_formats::Model;
 use overflowml_hardware as hardware;
 use overflowml_plan::{Plan, Prediction, predict};
-use overflowml_stream::{DirectIo, Store, StoreOptions};
+use overflowml_stream::{DirectIo, ExpertCounters, Store, StoreOptions};
 use overflowml_types::{Basis, Bytes, BytesPerSecond, Known};
 
 use crate::error::Error;
 use crate::planner::{Planner, SessionRequest};
 use crate::report::{
-    BatchReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings, seconds,
+    BatchReport, ExpertReport, IoReport, MemoryReport, RunReport, ScoreReport, StoppedBy, Timings,
+    seconds,
 };
 use crate::text::Text;
 
@@ -31,6 +32,8 @@ pub struct Session {
     /// Tokens whose keys and values are in the cache of the first sequence.
     pub(crate) fed: Vec<u32>,
     load: Duration,
+    /// What experts had cost before the last decoding began.
+    experts_before: ExpertCounters,
     root: PathBuf,
 }
 
@@ -132,6 +135,7 @@ impl Session {
             decoder,
             fed: Vec::new(),
             load: started.elapsed(),
+            experts_before: ExpertCounters::default(),
             root: model.root.clone(),
         };
         session.learn_disk_speed();
@@ -182,6 +186,7 @@ impl Session {
         let first = self.prefill(prompt, options.max_new_tokens, &mut sampler, cancel);
         made.prefill = started.elapsed();
         let decode_started = Instant::now();
+        self.experts_before = self.store.counters().experts;
         match first
             .and_then(|next| self.decode(next, options, &mut sampler, cancel, &mut made, on_token))
         {
@@ -367,6 +372,19 @@ impl Session {
         }
     }
 
+    fn expert_report(&self, all: &ExpertCounters) -> ExpertReport {
+        let decode = all.since(&self.experts_before);
+        ExpertReport {
+            used: all.used,
+            missed: all.missed,
+            read: all.read,
+            hit_rate: all.hit_rate(),
+            decode_hit_rate: decode.hit_rate(),
+            decode_read: decode.read,
+            stall_seconds: seconds(all.stall),
+        }
+    }
+
     fn io_report(&self) -> IoReport {
         let counters = self.store.counters();
         let per_pass = counters.streamed.get().checked_div(counters.passes).unwrap_or(0);
@@ -380,6 +398,7 @@ impl Session {
             read_bytes_per_second: rate.map(BytesPerSecond::get),
             stall_seconds: seconds(counters.stall),
             passes: counters.passes,
+            experts: self.plan.experts.as_ref().map(|_| self.expert_report(&counters.experts)),
             direct: counters.buffered_because.is_none(),
             buffered_because: counters.buffered_because,
         }

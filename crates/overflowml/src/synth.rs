@@ -7,6 +7,7 @@
 mod error;
 mod family;
 mod folder;
+mod mixture;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -111,7 +112,8 @@ impl SynthRequest {
             |source| SynthError::Config { architecture: family.architecture.to_owned(), source };
         let config = family.config(&shape, dtype).map_err(failed)?;
         let spec = family::read(&config).map_err(failed)?;
-        let recipes = shape::stored_weights(&spec)
+        let tensors = spec.tensors();
+        let recipes = tensors
             .iter()
             .map(|weight| {
                 let name = family.tensor_name(&weight.name);

@@ -9,8 +9,9 @@ use std::sync::atomic::AtomicBool;
 use half::{bf16, f16};
 use overflowml_exec::{Decoder, ExecError, Kernels, Layouts, MemoryWeight, MemoryWeights, Pool};
 use overflowml_types::{
-    Activation, Bytes, DType, DecoderSpec, FileId, FileSpan, KvLayout, LayerSpec, LogitsWanted,
-    Norms, PassWeight, QkNorm, RopeScaling, RopeSpec, Scales, ScratchLayout, Tensor,
+    Activation, Bytes, DType, DecoderSpec, ExpertGroups, ExpertNames, ExpertStorage, ExpertsSpec,
+    FileId, FileSpan, KvLayout, LatentSpec, LayerSpec, LogitsWanted, Norms, PassWeight, QkNorm,
+    RopeScaling, RopeSpec, RouterSpec, Scales, Scoring, ScratchLayout, SharedExpert, Tensor,
 };
 use proptest::prelude::*;
 
@@ -41,17 +42,22 @@ impl Model {
         for weight in spec.weights() {
             let elements: u64 = weight.shape.iter().product();
             let cols = weight.shape.last().copied().unwrap_or(1) as f32;
+            let name_has_norm = weight.name.contains("norm");
             let (base, scale) = match weight.shape.len() {
-                1 if weight.name.contains("norm") => (1.0 - spec.norm_weight_offset, 0.2),
+                1 if name_has_norm => (1.0 - spec.norm_weight_offset, 0.2),
                 1 => (0.0, 0.1),
                 _ => (0.0, 1.7 / cols.sqrt()),
             };
             let values = (0..elements).map(|_| base + scale * next());
-            let data = bytes.entry(weight.name.clone());
+            let name = match &weight.slice {
+                Some(slice) => format!("{} from {}", weight.name, slice.first),
+                None => weight.name,
+            };
+            let data = bytes.entry(name.clone());
             let data: &mut Arc<[u8]> = data.or_insert_with(|| Arc::from(stored(dtype, values)));
             let span =
                 FileSpan { file: FileId(0), offset: Bytes::ZERO, len: Bytes::of_len(data.len()) };
-            let tensor = Tensor { name: weight.name, dtype, shape: weight.shape, span };
+            let tensor = Tensor { name, dtype, shape: weight.shape, span };
             list.push(PassWeight { role: weight.role, access: weight.access, tensor });
         }
         Self { spec, dtype, list, bytes }
@@ -137,9 +143,68 @@ prop_compose! {
 }
 
 prop_compose! {
+    /// Any way to route, with experts stored in any way that needs no blocks.
+    fn any_mixture()(
+        count in 1_usize..9,
+        active in 1_usize..9,
+        intermediate in 1_usize..30,
+        storage in 0..3,
+        scoring in 0..3,
+        shared in prop::option::of((1_usize..40, any::<bool>())),
+        flags in any::<[bool; 5]>(),
+        grouped in prop::option::of(1_usize..3),
+    ) -> ExpertsSpec {
+        let count = if grouped.is_some() { 2 * count.max(2) } else { count };
+        let groups = grouped.map(|chosen| ExpertGroups { count: 2, chosen, best: chosen });
+        let candidates = if grouped == Some(1) { count / 2 } else { count };
+        ExpertsSpec {
+            count,
+            active: active.min(candidates),
+            intermediate,
+            router: RouterSpec {
+                scoring: [Scoring::Softmax, Scoring::SoftmaxOfChosen, Scoring::Sigmoid][scoring as usize],
+                normalise: flags[0],
+                scale: 1.3,
+                groups,
+                bias: flags[1],
+                correction: flags[2],
+            },
+            shared: shared.map(|(intermediate, gated)| SharedExpert { intermediate, gated }),
+            bias: flags[3],
+            interleaved: flags[4] && storage > 0,
+            storage: [ExpertStorage::Each, ExpertStorage::Stacked, ExpertStorage::Transposed][storage as usize],
+            names: ExpertNames {
+                part: "mlp",
+                router: "gate",
+                each: ["gate_proj", "up_proj", "down_proj"],
+                shared: "shared_expert",
+            },
+        }
+    }
+}
+
+prop_compose! {
+    fn any_latent()(
+        query_rank in prop::option::of(1_usize..30),
+        rank in 1_usize..40,
+        plain_dim in 1_usize..20,
+        half_rope in 1_usize..10,
+        value_dim in 1_usize..20,
+        interleaved in any::<bool>(),
+        bias in any::<bool>(),
+    ) -> LatentSpec {
+        let (rope_dim, norm_eps) = (2 * half_rope, 1e-6);
+        LatentSpec { query_rank, rank, plain_dim, rope_dim, value_dim, interleaved, bias, norm_eps }
+    }
+}
+
+prop_compose! {
     /// Any combination of what the families have.
     pub fn any_model()(
-        layers in prop::collection::vec((prop::option::of(1_usize..30), 0_usize..3), 1..4),
+        layers in prop::collection::vec((prop::option::of(1_usize..30), 0_usize..3, any::<bool>()), 1..4),
+        (experts, latent, sinks, clipped) in (
+            prop::option::of(any_mixture()), prop::option::weighted(0.3, any_latent()), any::<bool>(), any::<bool>(),
+        ),
         kv_heads in 1_usize..4,
         group in 1_usize..6,
         half_dim in 1_usize..20,
@@ -150,19 +215,24 @@ prop_compose! {
         dtype in prop_oneof![Just(DType::BF16), Just(DType::F16), Just(DType::F32)],
         seed in any::<u64>(),
     ) -> Model {
-        let rope = |theta| RopeSpec { rotary_dim: 2 * half_dim, theta, scaling: RopeScaling::None };
-        let layer = |&(window, rope): &(Option<usize>, usize)| LayerSpec {
-            window,
+        let rotary_dim = latent.map_or(2 * half_dim, |latent| latent.rope_dim);
+        let rope = |theta| RopeSpec { rotary_dim, theta, scaling: RopeScaling::None };
+        let layer = |&(window, rope, mixed): &(Option<usize>, usize, bool)| LayerSpec {
+            window: window.filter(|_| latent.is_none()),
             rope: (rope < 2).then_some(rope),
+            experts: mixed && experts.is_some(),
         };
+        let qk_norm = if latent.is_some() { QkNorm::None } else { qk_norm };
+        // Mixtures and latent attention have only the usual norms.
+        let norms = if experts.is_some() || latent.is_some() { Norms::Before } else { norms };
         let spec = DecoderSpec {
             architecture: "Any".to_owned(),
             vocab,
             hidden,
             intermediate,
             heads: kv_heads * group,
-            kv_heads,
-            head_dim: 2 * half_dim,
+            kv_heads: if latent.is_some() { kv_heads * group } else { kv_heads },
+            head_dim: latent.map_or(2 * half_dim, |latent| latent.query_dim()),
             layers: layers.iter().map(layer).collect(),
             ropes: vec![rope(1e4), rope(1e6)],
             norms,
@@ -184,6 +254,10 @@ prop_compose! {
             },
             attention_softcap: flags[7].then_some(5.0),
             logit_softcap: flags[7].then_some(3.0),
+            qkv_clip: clipped.then_some(0.8),
+            sinks: sinks && latent.is_none(),
+            latent,
+            experts,
             max_context: 1000,
         };
         Model::new(spec, dtype, seed)

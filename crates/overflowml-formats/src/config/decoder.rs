@@ -1,9 +1,9 @@
 //! Puts a [`DecoderSpec`] together from a family's rules and a model's fields.
 
-use overflowml_types::{Activation, DecoderSpec, RopeSpec, Scales};
+use overflowml_types::{Activation, DecoderSpec, LatentSpec, RopeSpec, Scales};
 
-use super::families::{Bias, Family, ScaleRule, SoftCap};
-use super::{ConfigError, Fields, layers, rope};
+use super::families::{Bias, Family, Mixture, ScaleRule, SoftCap};
+use super::{ConfigError, Fields, layers, mixture, rope};
 use crate::limits;
 
 /// The sizes that everything else is derived from.
@@ -12,8 +12,12 @@ pub(super) struct Dims {
     pub(super) layers: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
+    /// Width of one query head.
     pub(super) head_dim: usize,
+    /// Width of the part of it that the rotary embedding may turn.
+    pub(super) rope_dim: usize,
     pub(super) context: usize,
+    pub(super) latent: Option<LatentSpec>,
 }
 
 pub(super) fn decoder(family: &Family, fields: &Fields<'_>) -> Result<DecoderSpec, ConfigError> {
@@ -74,19 +78,26 @@ fn spec(
         fused_qkv: family.fused,
         fused_gate_up: family.fused,
         tied_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(family.tied),
-        scales: scales(family.scales, fields, dims)?,
+        scales: scales(family, fields, dims)?,
         attention_softcap,
         logit_softcap,
+        qkv_clip: qkv_clip(family, fields)?,
+        sinks: family.mixture == Mixture::GptOss,
+        latent: dims.latent,
+        experts: mixture::experts(family.mixture, fields, dims)?,
         max_context: dims.context,
     })
 }
 
 /// Refuses weights in a format that only other libraries read.
-pub(super) fn refuse_quantized(fields: &Fields<'_>) -> Result<(), ConfigError> {
+pub(super) fn refuse_quantized(family: &Family, fields: &Fields<'_>) -> Result<(), ConfigError> {
     // The second is an older name of the first.
     for name in ["quantization_config", "compression_config"] {
         if let Some(quantized) = fields.object(name)? {
             let method = quantized.text("quant_method")?.unwrap_or("an unnamed method").to_owned();
+            if family.mixture == Mixture::GptOss && method == "mxfp4" {
+                continue;
+            }
             return Err(ConfigError::Quantized { method });
         }
     }
@@ -110,13 +121,10 @@ fn dims(family: &Family, fields: &Fields<'_>) -> Result<Dims, ConfigError> {
     let sizes = &family.sizes;
     let hidden = size(fields, "hidden_size", sizes.hidden, limits::HIDDEN)?;
     let heads = size(fields, "num_attention_heads", sizes.heads, limits::HEADS)?;
-    let kv_heads = kv_heads(family, fields, heads)?;
-    let head_dim = match fields.positive("head_dim", limits::HEAD_DIM)?.or(sizes.head_dim) {
-        Some(head_dim) => head_dim,
-        None if hidden.is_multiple_of(heads) => hidden / heads,
-        None => {
-            return Err(contradiction(fields, "num_attention_heads", heads, "hidden_size", hidden));
-        }
+    let latent = family.latent.then(|| mixture::latent(fields, family.mixture)).transpose()?;
+    let (kv_heads, head_dim) = match &latent {
+        Some(latent) => (heads, latent.query_dim()),
+        None => (kv_heads(family, fields, heads)?, head_dim(family, fields, hidden, heads)?),
     };
     if heads.saturating_mul(head_dim) > limits::HIDDEN {
         return Err(contradiction(fields, "head_dim", head_dim, "num_attention_heads", heads));
@@ -128,8 +136,31 @@ fn dims(family: &Family, fields: &Fields<'_>) -> Result<Dims, ConfigError> {
         heads,
         kv_heads,
         head_dim,
+        rope_dim: latent.map_or(head_dim, |latent| latent.rope_dim),
         context: context.unwrap_or(family.context),
+        latent,
     })
+}
+
+fn head_dim(
+    family: &Family,
+    fields: &Fields<'_>,
+    hidden: usize,
+    heads: usize,
+) -> Result<usize, ConfigError> {
+    match fields.positive("head_dim", limits::HEAD_DIM)?.or(family.sizes.head_dim) {
+        Some(head_dim) => Ok(head_dim),
+        None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+        None => Err(contradiction(fields, "num_attention_heads", heads, "hidden_size", hidden)),
+    }
+}
+
+/// OLMoE's bound on projections.
+fn qkv_clip(family: &Family, fields: &Fields<'_>) -> Result<Option<f32>, ConfigError> {
+    match family.mixture {
+        Mixture::Olmoe => fields.float_in("clip_qkv", 1e-6..=1e30),
+        _ => Ok(None),
+    }
 }
 
 /// Absent means the family's default, `null` as many as heads.
@@ -146,7 +177,7 @@ fn kv_heads(family: &Family, fields: &Fields<'_>, heads: usize) -> Result<usize,
     }
 }
 
-fn size(
+pub(super) fn size(
     fields: &Fields<'_>,
     name: &str,
     default: Option<usize>,
@@ -155,7 +186,7 @@ fn size(
     fields.positive(name, most)?.or(default).ok_or_else(|| fields.missing(name))
 }
 
-fn contradiction(
+pub(super) fn contradiction(
     fields: &Fields<'_>,
     name: &str,
     found: usize,
@@ -179,6 +210,11 @@ fn has_bias(bias: Bias, fields: &Fields<'_>) -> Result<bool, ConfigError> {
 }
 
 fn activation(family: &Family, fields: &Fields<'_>) -> Result<Activation, ConfigError> {
+    if family.mixture == Mixture::GptOss {
+        let number = |name, default| Ok(fields.float_in(name, 0.0..=1e6)?.unwrap_or(default));
+        let (alpha, limit) = (number("swiglu_alpha", 1.702)?, number("swiglu_limit", 7.0)?);
+        return Ok(Activation::ClampedSwish { alpha, limit });
+    }
     let (field, default) = family.activation;
     let name = fields.text(field)?.unwrap_or(default);
     match name {
@@ -196,7 +232,7 @@ fn activation(family: &Family, fields: &Fields<'_>) -> Result<Activation, Config
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // rounding is meant
-fn scales(rule: ScaleRule, fields: &Fields<'_>, dims: &Dims) -> Result<Scales, ConfigError> {
+fn scales(family: &Family, fields: &Fields<'_>, dims: &Dims) -> Result<Scales, ConfigError> {
     let inverse_root = |value: f64| value.sqrt().recip() as f32;
     let plain = Scales {
         embedding: 1.0,
@@ -205,8 +241,12 @@ fn scales(rule: ScaleRule, fields: &Fields<'_>, dims: &Dims) -> Result<Scales, C
         logits: 1.0,
     };
     let factor = |name| Ok::<_, ConfigError>(fields.positive_float(name)?.unwrap_or(1.0));
-    match rule {
+    match family.scales {
         ScaleRule::Plain => Ok(plain),
+        ScaleRule::Latent => {
+            let stretch = rope::latent_stretch(fields)? as f32;
+            Ok(Scales { attention: plain.attention * stretch * stretch, ..plain })
+        }
         ScaleRule::Gemma { query_scalar } => {
             let scalar = fields.positive_float("query_pre_attn_scalar")?.unwrap_or(256.0);
             let attention = if query_scalar { inverse_root(scalar) } else { plain.attention };

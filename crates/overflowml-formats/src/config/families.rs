@@ -33,6 +33,9 @@ pub(super) struct Family {
     pub(super) softcap: SoftCap,
     pub(super) windows: Windows,
     pub(super) ropes: Ropes,
+    pub(super) mixture: Mixture,
+    /// Keys and values are made from a latent vector (DeepSeek).
+    pub(super) latent: bool,
 }
 
 /// Defaults of sizes; `None` where every published model says it.
@@ -66,6 +69,8 @@ pub(super) enum ScaleRule {
     Gemma { query_scalar: bool },
     /// Four multipliers of its own.
     Granite,
+    /// `1 / sqrt(width of a query)`, changed by YaRN's `mscale_all_dim`.
+    Latent,
 }
 
 /// Soft caps.
@@ -81,6 +86,19 @@ pub(super) enum SoftCap {
     Logits,
 }
 
+/// Whose mixture of experts it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mixture {
+    None,
+    Mixtral,
+    Qwen2,
+    Qwen3,
+    Olmoe,
+    GptOss,
+    DeepseekV2,
+    DeepseekV3,
+}
+
 /// Which layers see only a window.
 #[derive(Clone, Copy)]
 pub(super) enum Windows {
@@ -94,11 +112,17 @@ pub(super) enum Windows {
     /// None unless `use_sliding_window`. Then by `layer_types`; without it, those from
     /// `max_window_layers` on.
     FromLayer,
-    /// By `layer_types`; without it, all but every `every`-th.
+    /// By `layer_types`; without it, all but every `every`-th, of this width by default.
     AllBut {
         every: usize,
         every_field: Option<&'static str>,
+        width: usize,
     },
+    /// All if `use_sliding_window`.
+    EveryLayerIfUsed,
+    /// None unless `use_sliding_window`. Then by `layer_types`; without it, every other one of those
+    /// before `max_window_layers`.
+    EveryOther,
     /// By `layer_types`; without it, those without rotary embedding if `use_sliding_window`.
     WithoutRope,
 }
@@ -148,6 +172,8 @@ const LLAMA: Family = Family {
     softcap: SoftCap::None,
     windows: Windows::Never,
     ropes: Ropes::One,
+    mixture: Mixture::None,
+    latent: false,
 };
 
 const MISTRAL: Family = Family {
@@ -226,7 +252,7 @@ const GEMMA2: Family = Family {
     norms: Norms::Around,
     scales: ScaleRule::Gemma { query_scalar: true },
     softcap: SoftCap::Both { attention: 50.0, logits: 30.0 },
-    windows: Windows::AllBut { every: 2, every_field: None },
+    windows: Windows::AllBut { every: 2, every_field: None, width: 4096 },
     ..GEMMA
 };
 
@@ -248,7 +274,7 @@ const GEMMA3: Family = Family {
     qk_norm: QkNorm::PerHead,
     // `transformers` ignores attn_logit_softcapping here.
     softcap: SoftCap::Logits,
-    windows: Windows::AllBut { every: 6, every_field: Some("sliding_window_pattern") },
+    windows: Windows::AllBut { every: 6, every_field: Some("sliding_window_pattern"), width: 4096 },
     ropes: Ropes::PerLayerType { local_field: "rope_local_base_freq", local_theta: 10_000.0 },
     ..GEMMA2
 };
@@ -279,7 +305,7 @@ const OLMO3: Family = Family {
     architecture: "Olmo3ForCausalLM",
     model_type: "olmo3",
     theta: 500_000.0,
-    windows: Windows::AllBut { every: 4, every_field: None },
+    windows: Windows::AllBut { every: 4, every_field: None, width: 4096 },
     ropes: Ropes::PerLayerType { local_field: "rope_theta", local_theta: 500_000.0 },
     ..OLMO2
 };
@@ -299,6 +325,140 @@ const SEED_OSS: Family = Family {
     qkv_bias: Bias::Field("attention_bias", true),
     out_bias: Bias::Field("attention_out_bias", false),
     ..LLAMA
+};
+
+const MIXTRAL: Family = Family {
+    architecture: "MixtralForCausalLM",
+    model_type: "mixtral",
+    sizes: Sizes {
+        vocab: Some(32_000),
+        hidden: Some(4096),
+        intermediate: Some(14_336),
+        layers: Some(32),
+        heads: Some(32),
+        kv_heads: Some(8),
+        head_dim: None,
+    },
+    norm_eps: 1e-5,
+    theta: 1_000_000.0,
+    windows: Windows::EveryLayer { default: None, by_type: false },
+    mixture: Mixture::Mixtral,
+    ..MISTRAL
+};
+
+const QWEN2_MOE: Family = Family {
+    architecture: "Qwen2MoeForCausalLM",
+    model_type: "qwen2_moe",
+    sizes: Sizes {
+        vocab: Some(151_936),
+        hidden: Some(2048),
+        intermediate: Some(5632),
+        layers: Some(24),
+        heads: Some(16),
+        kv_heads: Some(16),
+        head_dim: None,
+    },
+    qkv_bias: Bias::Field("qkv_bias", true),
+    windows: Windows::EveryOther,
+    mixture: Mixture::Qwen2,
+    ..QWEN2
+};
+
+const QWEN3_MOE: Family = Family {
+    architecture: "Qwen3MoeForCausalLM",
+    model_type: "qwen3_moe",
+    sizes: Sizes {
+        vocab: Some(151_936),
+        hidden: Some(2048),
+        intermediate: Some(6144),
+        layers: Some(24),
+        heads: Some(32),
+        kv_heads: Some(4),
+        head_dim: None,
+    },
+    windows: Windows::EveryLayerIfUsed,
+    mixture: Mixture::Qwen3,
+    ..QWEN3
+};
+
+const OLMOE: Family = Family {
+    architecture: "OlmoeForCausalLM",
+    model_type: "olmoe",
+    sizes: Sizes {
+        vocab: Some(50_304),
+        hidden: Some(2048),
+        intermediate: Some(2048),
+        layers: Some(16),
+        heads: Some(16),
+        kv_heads: None,
+        head_dim: None,
+    },
+    norm_eps: 1e-5,
+    context: 4096,
+    qk_norm: QkNorm::Whole,
+    mlp_bias: Bias::Never,
+    mixture: Mixture::Olmoe,
+    ..LLAMA
+};
+
+const GPT_OSS: Family = Family {
+    architecture: "GptOssForCausalLM",
+    model_type: "gpt_oss",
+    sizes: Sizes {
+        vocab: Some(201_088),
+        hidden: Some(2880),
+        intermediate: Some(2880),
+        layers: Some(36),
+        heads: Some(64),
+        kv_heads: Some(8),
+        head_dim: Some(64),
+    },
+    norm_eps: 1e-5,
+    context: 131_072,
+    theta: 150_000.0,
+    qkv_bias: Bias::Field("attention_bias", true),
+    out_bias: Bias::Field("attention_bias", true),
+    mlp_bias: Bias::Never,
+    windows: Windows::AllBut { every: 2, every_field: None, width: 128 },
+    mixture: Mixture::GptOss,
+    ..LLAMA
+};
+
+const DEEPSEEK_V2: Family = Family {
+    architecture: "DeepseekV2ForCausalLM",
+    model_type: "deepseek_v2",
+    sizes: Sizes {
+        vocab: Some(102_400),
+        hidden: Some(4096),
+        intermediate: Some(11_008),
+        layers: Some(32),
+        heads: Some(32),
+        kv_heads: None,
+        head_dim: None,
+    },
+    qkv_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    scales: ScaleRule::Latent,
+    mixture: Mixture::DeepseekV2,
+    latent: true,
+    ..LLAMA
+};
+
+const DEEPSEEK_V3: Family = Family {
+    architecture: "DeepseekV3ForCausalLM",
+    model_type: "deepseek_v3",
+    sizes: Sizes {
+        vocab: Some(129_280),
+        hidden: Some(7168),
+        intermediate: Some(18_432),
+        layers: Some(61),
+        heads: Some(128),
+        kv_heads: None,
+        head_dim: None,
+    },
+    context: 4096,
+    mixture: Mixture::DeepseekV3,
+    ..DEEPSEEK_V2
 };
 
 /// Every family that runs, in the order in which messages list them.
@@ -323,4 +483,11 @@ pub(super) const FAMILIES: &[Family] = &[
     OLMO3,
     GRANITE,
     SEED_OSS,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    OLMOE,
+    GPT_OSS,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
 ];

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::decoder::Dims;
 use super::families::{Family, Windows};
 use super::rope::Rotary;
-use super::{ConfigError, Fields};
+use super::{ConfigError, Fields, mixture};
 use crate::limits;
 
 const WINDOW: &str = "sliding_window";
@@ -23,15 +23,16 @@ pub(super) fn layers(
         Rotary::All | Rotary::PerLayerType => vec![true; dims.layers],
     };
     let windows = windows(family.windows, fields, dims.layers, &has_rope)?;
-    let layers = windows.into_iter().zip(has_rope);
+    let experts = mixture::layers(family.mixture, fields, dims.layers)?;
+    let layers = windows.into_iter().zip(has_rope).zip(experts);
     Ok(layers
-        .map(|(window, has_rope)| {
+        .map(|((window, has_rope), experts)| {
             let rope = match rotary {
                 // The second is for windowed layers.
                 Rotary::PerLayerType => usize::from(window.is_some()),
                 Rotary::All | Rotary::Some => 0,
             };
-            LayerSpec { window, rope: has_rope.then_some(rope) }
+            LayerSpec { window, rope: has_rope.then_some(rope), experts }
         })
         .collect())
 }
@@ -69,7 +70,7 @@ fn windows(
         refuse_windowed_layers(rule, fields, count)?;
         return Ok(vec![None; count]);
     };
-    let reads_types = !matches!(rule, Windows::EveryLayer { by_type: false, .. });
+    let reads_types = reads_types(rule);
     let said = if reads_types { layer_types(fields, count)? } else { None };
     let windowed = match said {
         Some(types) => types,
@@ -78,14 +79,24 @@ fn windows(
     Ok(windowed.into_iter().map(|windowed| windowed.then_some(width)).collect())
 }
 
+/// Whether `layer_types` decides where it is there.
+const fn reads_types(rule: Windows) -> bool {
+    !matches!(rule, Windows::EveryLayer { by_type: false, .. } | Windows::EveryLayerIfUsed)
+}
+
 /// How wide the model's windows are; `None` if it has none.
 fn width(rule: Windows, fields: &Fields<'_>) -> Result<Option<usize>, ConfigError> {
     let default = match rule {
         Windows::Never => return Ok(None),
-        Windows::FromLayer if !uses_windows(fields)? => return Ok(None),
+        Windows::FromLayer | Windows::EveryLayerIfUsed | Windows::EveryOther
+            if !uses_windows(fields)? =>
+        {
+            return Ok(None);
+        }
         Windows::EveryLayer { default, .. } => default,
         Windows::WithoutRope => None,
-        Windows::FromLayer | Windows::AllBut { .. } => Some(4096),
+        Windows::AllBut { width, .. } => Some(width),
+        Windows::FromLayer | Windows::EveryLayerIfUsed | Windows::EveryOther => Some(4096),
     };
     match fields.is_null(WINDOW) {
         true => Ok(None),
@@ -104,17 +115,20 @@ fn refuse_windowed_layers(
     count: usize,
 ) -> Result<(), ConfigError> {
     let says_so = match rule {
-        Windows::Never | Windows::EveryLayer { by_type: false, .. } => None,
+        Windows::Never => None,
+        rule if !reads_types(rule) => None,
         _ => layer_types(fields, count)?,
     };
     let by_default = matches!(rule, Windows::AllBut { .. }) && says_so.is_none();
     match by_default || says_so.is_some_and(|types| types.contains(&true)) {
-        true if matches!(rule, Windows::FromLayer) => Err(ConfigError::Contradiction {
-            field: fields.path_to(LAYER_TYPES),
-            found: "sliding_attention".to_owned(),
-            other: "use_sliding_window",
-            value: "false".to_owned(),
-        }),
+        true if matches!(rule, Windows::FromLayer | Windows::EveryOther) => {
+            Err(ConfigError::Contradiction {
+                field: fields.path_to(LAYER_TYPES),
+                found: "sliding_attention".to_owned(),
+                other: "use_sliding_window",
+                value: "false".to_owned(),
+            })
+        }
         true => Err(fields.missing(WINDOW)),
         false => Ok(()),
     }
@@ -131,7 +145,11 @@ fn windowed_by_default(
         |every: usize| Ok((1..=count).map(|layer| !layer.is_multiple_of(every)).collect());
     match rule {
         Windows::Never => Ok(vec![false; count]),
-        Windows::EveryLayer { .. } => Ok(vec![true; count]),
+        Windows::EveryLayer { .. } | Windows::EveryLayerIfUsed => Ok(vec![true; count]),
+        Windows::EveryOther => {
+            let before = fields.size("max_window_layers", 0..=limits::LAYERS)?.unwrap_or(28);
+            Ok((0..count).map(|layer| layer < before && layer % 2 == 0).collect())
+        }
         Windows::FromLayer => {
             let from = fields.size("max_window_layers", 0..=limits::LAYERS)?.unwrap_or(28);
             Ok((0..count).map(|layer| layer >= from).collect())
@@ -140,8 +158,8 @@ fn windowed_by_default(
             let on = uses_windows(fields)?;
             Ok(has_rope.iter().map(|has_rope| on && !has_rope).collect())
         }
-        Windows::AllBut { every, every_field: None } => all_but(every),
-        Windows::AllBut { every, every_field: Some(name) } => {
+        Windows::AllBut { every, every_field: None, .. } => all_but(every),
+        Windows::AllBut { every, every_field: Some(name), .. } => {
             all_but(fields.positive(name, limits::LAYERS)?.unwrap_or(every))
         }
     }

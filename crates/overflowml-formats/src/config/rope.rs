@@ -5,7 +5,7 @@ use overflowml_types::{RopeScaling, RopeSpec};
 use serde_json::Value;
 
 use super::decoder::Dims;
-use super::families::{Family, Ropes};
+use super::families::{Family, Mixture, Ropes};
 use super::{ConfigError, Fields};
 use crate::limits;
 
@@ -19,6 +19,16 @@ pub(super) enum Rotary {
     /// Windowed layers to the second, the others to the first.
     PerLayerType,
 }
+
+/// What gpt-oss means where its configuration says nothing: `0.1 * ln(32) + 1` on sine and cosine.
+const GPT_OSS: RopeScaling = RopeScaling::Yarn {
+    factor: 32.0,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    original_context: 4096.0,
+    attention_factor: 1.346_573_590_279_972_7,
+    truncate: false,
+};
 
 const SUPPORTED: &str = "default, linear, llama3, yarn, longrope";
 const ORIGINAL: &str = "original_max_position_embeddings";
@@ -60,11 +70,7 @@ impl Rope<'_> {
     /// The one rotary embedding of a model. A non-empty `rope_scaling` goes before
     /// `rope_parameters`, as in `transformers`.
     fn global(&self) -> Result<RopeSpec, ConfigError> {
-        let older = self.fields.object("rope_scaling")?.filter(|fields| !fields.is_empty());
-        let parameters = match older {
-            Some(older) => Some(older),
-            None => self.fields.object("rope_parameters")?,
-        };
+        let parameters = parameters(self.fields)?;
         if let Some(parameters) = &parameters {
             refuse_per_layer_type(parameters)?;
         }
@@ -95,7 +101,11 @@ impl Rope<'_> {
     fn spec(&self, parameters: Option<&Fields<'_>>, theta: f64) -> Result<RopeSpec, ConfigError> {
         let Some(parameters) = parameters else {
             let rotary_dim = self.rotary_dim(self.fields)?;
-            return Ok(RopeSpec { rotary_dim, theta, scaling: RopeScaling::None });
+            let scaling = match self.family.mixture {
+                Mixture::GptOss => GPT_OSS,
+                _ => RopeScaling::None,
+            };
+            return Ok(RopeSpec { rotary_dim, theta, scaling });
         };
         let holder = if parameters.get(PARTIAL).is_some() { parameters } else { self.fields };
         let rotary_dim = self.rotary_dim(holder)?;
@@ -107,7 +117,7 @@ impl Rope<'_> {
     /// `int(head_dim * partial_rotary_factor)`, which only some families can set.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     fn rotary_dim(&self, holder: &Fields<'_>) -> Result<usize, ConfigError> {
-        let head_dim = self.dims.head_dim;
+        let head_dim = self.dims.rope_dim;
         let part = holder.float(PARTIAL, 0.0..=1.0)?.unwrap_or(1.0);
         let rotary_dim = (head_dim as f64 * part) as usize;
         let may_be_partial = matches!(self.family.ropes, Ropes::Partial { .. });
@@ -229,6 +239,28 @@ impl Rope<'_> {
         };
         Ok(context)
     }
+}
+
+/// A non-empty `rope_scaling` goes before `rope_parameters`, as in `transformers`.
+fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, ConfigError> {
+    match fields.object("rope_scaling")?.filter(|fields| !fields.is_empty()) {
+        Some(older) => Ok(Some(older)),
+        None => fields.object("rope_parameters"),
+    }
+}
+
+/// What the root of latent attention's scale is multiplied by: YaRN's `mscale_all_dim`.
+pub(super) fn latent_stretch(fields: &Fields<'_>) -> Result<f64, ConfigError> {
+    let Some(parameters) = parameters(fields)? else { return Ok(1.0) };
+    let name = match parameters.text("rope_type")? {
+        Some(name) => name,
+        None => parameters.text("type")?.unwrap_or("default"),
+    };
+    let all = parameters.float("mscale_all_dim", 0.0..=1e6)?.unwrap_or(0.0);
+    if name == "default" || all == 0.0 {
+        return Ok(1.0);
+    }
+    Ok(yarn_mscale(required(&parameters, "factor")?, all))
 }
 
 /// Parameters per layer type, for a family that has one rotary embedding, mean something else

@@ -5,6 +5,7 @@ use overflowml_formats::{ConfigError, parse_config, supported_architectures};
 use overflowml_types::{DType, DecoderSpec};
 use serde_json::{Map, Value, json};
 
+use super::mixture;
 use super::shape::Shape;
 use super::tokenizer;
 
@@ -176,6 +177,7 @@ fn extras(architecture: &str, shape: &Shape) -> Map<String, Value> {
             "hidden_act": "silu", "attention_bias": true, "attention_out_bias": false,
             "rope_theta": 10_000_000.0,
         }),
+        name if mixture::is_mixture(name) => mixture::extras(name, shape),
         // Nothing that the defaults do not say.
         _ => json!({ "hidden_act": "silu", "rope_theta": 500_000.0 }),
     })

@@ -1,7 +1,7 @@
 //! Picks the sizes of a model with about a given number of parameters.
 
 use overflowml_formats::ConfigError;
-use overflowml_types::{DType, DecoderSpec, WeightSpec};
+use overflowml_types::{DType, WeightSpec};
 
 use super::SynthError;
 use super::family::{Family, read};
@@ -23,15 +23,6 @@ const LEAST: u64 = 150_000;
 const MOST: u64 = 2_000_000_000_000;
 /// How far the result may be off, from a million parameters up.
 const TOLERANCE: f64 = 0.04;
-
-/// The weights that a file holds: a tied head is not stored twice.
-pub(super) fn stored_weights(spec: &DecoderSpec) -> Vec<WeightSpec> {
-    let mut weights = spec.weights();
-    if spec.tied_embeddings {
-        weights.pop();
-    }
-    weights
-}
 
 pub(super) fn parameters(weights: &[WeightSpec]) -> u64 {
     weights.iter().map(|weight| weight.shape.iter().product::<u64>()).sum()
@@ -83,7 +74,7 @@ fn vocab(parameters: u64) -> u32 {
 fn fit(family: &Family, asked: u64, hidden: u32) -> Result<Option<(f64, Shape)>, ConfigError> {
     let count = |shape: &Shape| {
         let spec = read(&family.config(shape, DType::BF16)?)?;
-        Ok::<_, ConfigError>(float(parameters(&stored_weights(&spec))))
+        Ok::<_, ConfigError>(float(parameters(&spec.tensors())))
     };
     let one = first_shape(asked, hidden);
     let two = Shape { layers: 2, ..one };

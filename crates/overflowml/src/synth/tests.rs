@@ -174,7 +174,7 @@ fn weights_have_the_usual_magnitudes() {
     for (arch, dtype) in [("gemma2", "bf16"), ("qwen2", "f16"), ("olmo2", "f32")] {
         let request = request(Path::new("unused"), arch, 2 * MILLION, dtype);
         let spec = family::read(&request.config).unwrap();
-        for (weight, recipe) in shape::stored_weights(&spec).iter().zip(&request.recipes) {
+        for (weight, recipe) in spec.tensors().iter().zip(&request.recipes) {
             let values = values(&request, recipe);
             let count = values.len() as f32;
             let mean = values.iter().sum::<f32>() / count;

@@ -32,7 +32,9 @@ impl Recipe {
         let (centre, spread) = match weight.access {
             Access::Kept if weight.name.ends_with(".bias") => (0.0, 0.02),
             Access::Kept => (1.0 - norm_offset, 0.1),
-            Access::Rows | Access::Lookup => (0.0, 0.7 * (3.0 / cols as f32).sqrt()),
+            Access::Rows | Access::Lookup | Access::Expert => {
+                (0.0, 0.7 * (3.0 / cols as f32).sqrt())
+            }
         };
         let key = name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
         Self { name, shape: weight.shape.clone(), centre, spread, key }
