@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import ArgumentError, ClosedError, Infeasible, InUse, ModelError, OverflowmlError, ReadError, UnsupportedObject
+    from .load import load_model, load_pipeline, strategy_of
     from .optimize import optimize_model, optimize_pipeline, restore
     from .strategy import OffloadMode, QuantMode, Strategy
 
 _WHERE = {
     "optimize_model": "optimize", "optimize_pipeline": "optimize", "restore": "optimize",
+    "load_model": "load", "load_pipeline": "load", "strategy_of": "load",
     "Strategy": "strategy", "OffloadMode": "strategy", "QuantMode": "strategy",
     "OverflowmlError": "errors", "Infeasible": "errors", "ModelError": "errors", "ReadError": "errors", "ClosedError": "errors",
     "ArgumentError": "errors",

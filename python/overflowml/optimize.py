@@ -54,8 +54,8 @@ def optimize_model(
             UnsupportedObject, "python.unsupported-object", f"a {type(model).__name__} is not a torch module",
             "pass a torch.nn.Module, or a diffusers pipeline to optimize_pipeline",
         )
-    wish = _wish(vram, ram, allow, activations, hw, strategy)
-    return _optimize(model, [("", model, _kind_of_model(model))], wish, device, verbose)
+    wish = make_wish(vram, ram, allow, activations, hw)
+    return _optimize(model, [("", model, kind_of_model(model))], wish, device, verbose)
 
 
 def optimize_pipeline(
@@ -97,7 +97,7 @@ def optimize_pipeline(
         )
     if allow_quantization:
         allow = tuple(dict.fromkeys([*allow, "fp8", "int8", "int4"]))
-    wish = _wish(vram, ram, allow, activations, hw, strategy)
+    wish = make_wish(vram, ram, allow, activations, hw)
     wish.task, wish.steps = "diffusion", steps
     applied = _optimize(pipe, found, wish, device, verbose)
     if compile:
@@ -119,10 +119,10 @@ def restore(obj: Any) -> None:
         undo(obj)
 
 
-def _wish(
-    vram: Size | None, ram: Size | None, allow: Sequence[str], activations: Size | None, hw: HardwareProfile | None,
-    strategy: Strategy | None,
+def make_wish(
+    vram: Size | None, ram: Size | None, allow: Sequence[str], activations: Size | None, hw: HardwareProfile | None
 ) -> Wish:
+    """The caller's arguments, checked."""
     from .engine.takeover import Wish
 
     unknown = set(allow) - {"exact", "fp8", "int8", "int4"}
@@ -130,7 +130,6 @@ def _wish(
         raise ValueError(f"`allow` knows exact, fp8, int8 and int4, not {', '.join(sorted(map(str, unknown)))}")
     if vram is None and hw is not None and hw.gpu_vram_gb:
         vram = int(hw.gpu_vram_gb * 2**30)
-    del strategy
     return Wish(
         optional_size(vram, "vram"), optional_size(ram, "ram"), allow=list(allow), activations=optional_size(activations, "activations")
     )
@@ -143,7 +142,7 @@ def _optimize(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device
     for _, module, _ in models:
         undo(module)
     started = time.perf_counter()
-    chosen = _device(device)
+    chosen = choose_device(device)
     if chosen is None:
         from .hostside import optimize_on_host
 
@@ -180,7 +179,7 @@ def _apply(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: D
     adapt_residency(manager)
     strategy.notes += manager.notes
     remember(owner, manager)
-    _finish_owner(owner, manager, strategy)
+    finish_owner(owner, manager, strategy)
     return strategy
 
 
@@ -189,7 +188,8 @@ def _evictable_first(subjects: list[Subject], placement: Any) -> list[Subject]:
     return sorted(subjects, key=lambda subject: placement.of(subject.name).mode == "resident")
 
 
-def _finish_owner(owner: Any, manager: Any, strategy: Strategy) -> None:
+def finish_owner(owner: Any, manager: Any, strategy: Strategy) -> None:
+    """What is left to do once all models of `owner` are managed."""
     from torch import nn
 
     if isinstance(owner, nn.Module):
@@ -201,7 +201,7 @@ def _finish_owner(owner: Any, manager: Any, strategy: Strategy) -> None:
     adopt_pipeline(owner, manager, strategy)
 
 
-def _device(device: Device | str | None) -> Device | None:
+def choose_device(device: Device | str | None) -> Device | None:
     """The device to compute on; `None` is the host."""
     import torch
 
@@ -215,7 +215,7 @@ def _device(device: Device | str | None) -> Device | None:
     return device
 
 
-def _kind_of_model(model: Any) -> str:
+def kind_of_model(model: Any) -> str:
     """Denoiser, text encoder, VAE or language model, by what the class is called and can do."""
     name = type(model).__name__
     if "Autoencoder" in name or name.endswith("VAE"):

@@ -37,8 +37,8 @@ class Streamer(Component):
         self, name: str, root: nn.Module, fixed: Home, homes: list[Home], device: Device, resident: list[bool], slots: int,
         unmovable: list[nn.Module] | None = None,
     ) -> None:
-        super().__init__(name, root, [home.block for home in homes])
-        self.fixed, self.homes, self.device = fixed, homes, device
+        super().__init__(name, root, [home.block for home in homes], device)
+        self.fixed, self.homes = fixed, homes
         self.resident, self.slot_count = list(resident), slots
         self._unmovable = unmovable or []
         self._memory: dict[int, torch.Tensor] = {}
@@ -49,7 +49,7 @@ class Streamer(Component):
         self._ring = Ring([], 0)
         self.adapt: Any = None
         self.extras: list[torch.Tensor] = []
-        self.pin_all = False
+        self.pin_all = self.stays = False
 
     # What is where.
 
@@ -116,6 +116,10 @@ class Streamer(Component):
     def _streamed_order(self) -> list[int]:
         seen = self._order if self._order is not None else range(len(self.blocks))
         return [index for index in seen if not self.resident[index]]
+
+    def deactivate(self) -> None:
+        if not self.stays:
+            super().deactivate()
 
     # A pass.
 
@@ -218,6 +222,7 @@ class Streamer(Component):
         return rows
 
     def send_back(self) -> None:
+        self.stays = False
         self.deactivate()
         for home in [self.fixed, *self.homes]:
             send_back(home, self.device)
