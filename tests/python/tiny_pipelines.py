@@ -96,7 +96,7 @@ def prompt(**more: Any) -> dict[str, Any]:
 
 def sd1() -> Tiny:
     pipe = d.StableDiffusionPipeline(
-        vae=image_vae(), text_encoder=clip_text(), tokenizer=clip_tokenizer(), unet=unet(), scheduler=d.DDIMScheduler(),
+        vae=image_vae(), text_encoder=clip_text(), tokenizer=clip_tokenizer(), unet=unet(), scheduler=d.DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )
     return Tiny(pipe, prompt(negative_prompt="dog"))
@@ -173,7 +173,7 @@ def pixart() -> Tiny:
         norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, use_additional_conditions=False,
     ).eval()
     pipe = d.PixArtAlphaPipeline(
-        transformer=transformer, vae=image_vae(), scheduler=d.DDIMScheduler(), text_encoder=t5_text(), tokenizer=t5_tokenizer()
+        transformer=transformer, vae=image_vae(), scheduler=d.DDIMScheduler(steps_offset=1, clip_sample=False), text_encoder=t5_text(), tokenizer=t5_tokenizer()
     )
     return Tiny(pipe, prompt(use_resolution_binning=False, max_sequence_length=16, clean_caption=False))
 
@@ -269,7 +269,7 @@ def cogvideox() -> Tiny:
         block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4,
     ).eval()
     pipe = d.CogVideoXPipeline(
-        transformer=transformer, vae=vae, scheduler=d.DDIMScheduler(), text_encoder=t5_text(), tokenizer=t5_tokenizer()
+        transformer=transformer, vae=vae, scheduler=d.DDIMScheduler(steps_offset=1, clip_sample=False), text_encoder=t5_text(), tokenizer=t5_tokenizer()
     )
     arguments = {"prompt": "a small cat", "height": 16, "width": 16, "num_frames": 8, "max_sequence_length": 16, "guidance_scale": 6.0}
     return Tiny(pipe, arguments)

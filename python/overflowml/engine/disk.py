@@ -66,14 +66,24 @@ class DiskBlock:
             self.spans.append((source.file, source.offset, source.length))
 
     @property
+    def placeholders(self) -> list[torch.Tensor]:
+        """What the modules find while the block is not in memory."""
+        return self.block.originals
+
+    @property
     def nbytes(self) -> int:
         """What is read for the block."""
         return sum(length for _, _, length in self.spans)
 
     @property
     def made_bytes(self) -> int:
-        """Memory for parameters that are computed from what was read."""
-        return sum(o.numel() * o.element_size() for o, r in zip(self.block.originals, self.recipes) if not r.is_plain())
+        """Memory for parameters that are computed from what was read, with what is needed on the way."""
+        return 2 * sum(o.numel() * o.element_size() for o, r in zip(self.block.originals, self.recipes) if not r.is_plain())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that the block takes while it stays."""
+        return max(self.nbytes, sum(o.numel() * o.element_size() for o in self.block.originals)) if self.made_bytes else self.nbytes
 
     def tensors(self, slab: torch.Tensor, starts: Sequence[int]) -> list[torch.Tensor]:
         """The block's parameters, from a slab that holds its spans from `starts` on."""
@@ -110,9 +120,9 @@ class DiskStreamer(Component):
         return self.disk_blocks[index].nbytes
 
     def device_bytes(self) -> int:
-        stay = sum(block.nbytes for block, stays in zip(self.disk_blocks, self.resident) if stays)
+        stay = sum(block.kept_bytes for block, stays in zip(self.disk_blocks, self.resident) if stays)
         largest = max((self.disk_blocks[index].nbytes for index in self.streamed()), default=0)
-        return self.fixed.nbytes + stay + self.slot_count * largest
+        return self.fixed.kept_bytes + stay + self.slot_count * largest
 
     def attach(self) -> None:
         super().attach()
@@ -125,21 +135,27 @@ class DiskStreamer(Component):
         super().detach()
 
     def _activate(self) -> None:
-        groups = [block.spans for block in self.disk_blocks] + [self.fixed.spans]
-        stay = [index for index, stays in enumerate(self.resident) if stays] + [len(self.disk_blocks)]
+        blocks = [*self.disk_blocks, self.fixed]
+        always = [index for index, stays in enumerate([*self.resident, True]) if stays and blocks[index].spans]
+        # What is computed from what was read stays as computed: the bytes it came from need not.
+        stay = [index for index in always if not blocks[index].made_bytes]
         try:
+            groups = [block.spans for block in blocks]
             self._store = _native.WeightStore(self.files, groups, stay, self._order, self.slot_count, cyclic=True)
-            for index in stay:
-                block = self.fixed if index == len(self.disk_blocks) else self.disk_blocks[index]
-                if block.spans:
-                    block.block.put(slab_tensors(block, self._store.resident(index)))
+            for index in always:
+                if index in stay:
+                    tensors = slab_tensors(blocks[index], self._store.resident(index))
+                else:
+                    tensors = _own(slab_tensors(blocks[index], self._store.acquire(index)), blocks[index])
+                    self._store.release(index)
+                blocks[index].block.put(tensors)
         except BaseException:
             self._deactivate()
             raise
 
     def _deactivate(self) -> None:
         for block in [self.fixed, *self.disk_blocks]:
-            block.block.put(block.block.originals)
+            block.block.put(block.placeholders)
         if self._store is not None:
             self._counted = self.disk_counters()
             self._store.close()
@@ -160,7 +176,7 @@ class DiskStreamer(Component):
         self._note_wait(index, self._store.counters()["stall_seconds"] - stalled)
 
     def _leave(self, index: int) -> None:
-        self.disk_blocks[index].block.put(self.blocks[index].originals)
+        self.disk_blocks[index].block.put(self.disk_blocks[index].placeholders)
         self._store.release(index)
         self._note_done(index)
 
@@ -174,6 +190,12 @@ class DiskStreamer(Component):
 
     def send_back(self) -> None:
         self.deactivate()
+
+
+def _own(tensors: list[torch.Tensor], block: DiskBlock) -> list[torch.Tensor]:
+    """The tensors in memory of their own, where they are still views of a slab."""
+    pairs = zip(tensors, block.recipes)
+    return [as_member(tensor, tensor.data.clone()) if recipe.is_plain() else tensor for tensor, recipe in pairs]
 
 
 _SUMMED = {"bytes_read", "weights_read_bytes", "reads", "read_seconds", "acquired", "misses", "stall_seconds"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import ReadError, refuse
+from .fileread import SpanReader
 from .recipe import FileTensor, Recipe
 
 
@@ -20,13 +19,15 @@ class RowTable:
     """
 
     def __init__(self, module: nn.Embedding, recipe: Recipe, files: list[str]) -> None:
-        self.module, self._recipe, self._files = module, recipe, files
+        self.module, self._recipe, self._reader = module, recipe, SpanReader(files)
         self._source: FileTensor = recipe.sources[0]
         self._row_bytes = self._source.length // self._source.shape[0]
-        self._descriptor: int | None = None
         self._handles: list[Any] = []
         self._local = threading.local()
-        self.bytes_read = 0
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
 
     @staticmethod
     def fits(module: nn.Module, recipe: Recipe | None) -> bool:
@@ -48,9 +49,7 @@ class RowTable:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._reader.close()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         wanted, indices = torch.unique(args[0], return_inverse=True)
@@ -71,20 +70,10 @@ class RowTable:
         into = memoryview(rows.view(torch.uint8).reshape(-1).numpy()) if wanted else memoryview(bytearray())
         for first, start, count in _runs(wanted):
             if start < 0 or start + count > self._source.shape[0]:
-                raise IndexError(f"index {start if start < 0 else start + count - 1} is outside the {self._source.shape[0]} rows of `{self._source.name}`")
-            self._read(into[first * self._row_bytes : (first + count) * self._row_bytes], start * self._row_bytes)
+                raise IndexError(f"an index is outside the {self._source.shape[0]} rows of `{self._source.name}`")
+            span = into[first * self._row_bytes : (first + count) * self._row_bytes]
+            self._reader.read(span, self._source.file, self._source.offset + start * self._row_bytes)
         return rows
-
-    def _read(self, into: memoryview, offset: int) -> None:
-        if self._descriptor is None:
-            self._descriptor = os.open(self._files[self._source.file], os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        done = 0
-        while done < len(into):
-            count = os.preadv(self._descriptor, [into[done:]], self._source.offset + offset + done)
-            if count <= 0:
-                raise refuse(ReadError, "python.short-read", f"{self._files[self._source.file]} ended inside `{self._source.name}`")
-            done += count
-        self.bytes_read += done
 
 
 def _runs(sorted_rows: list[int]) -> list[tuple[int, int, int]]:

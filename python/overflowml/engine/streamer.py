@@ -28,6 +28,8 @@ class Slot:
     free: Mark | None = None
     """Reached when nothing queued so far computes with them any more."""
     views: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    version: int = 0
+    """Of the host copy when it was copied from."""
 
 
 class Streamer(Component):
@@ -42,7 +44,7 @@ class Streamer(Component):
         self.resident, self.slot_count = list(resident), slots
         self._unmovable = unmovable or []
         self._memory: dict[int, torch.Tensor] = {}
-        self._on_device: dict[int, list[torch.Tensor]] = {}
+        self._on_device: dict[int, tuple[Home, list[torch.Tensor], list[int]]] = {}
         self._slots: list[Slot] = []
         self._pending: list[Mark] = []
         self._order: list[int] | None = None
@@ -85,6 +87,8 @@ class Streamer(Component):
             for mark in self._pending:
                 self.device.wait(mark)
             self._pending = []
+            for _, tensors, versions in self._on_device.values():
+                versions += [tensor._version for tensor in tensors]
             for module in self._unmovable:
                 module.to(self.device.where)
             self._place_extras()
@@ -99,10 +103,23 @@ class Streamer(Component):
         memory = self.device.allocate(home.slab.numel())
         # Memory that torch hands out again may still be read by what was queued before.
         self._pending.append(self.device.copy(memory, home.slab, self.device.mark()))
-        self._memory[key], self._on_device[key] = memory, home.block.tensors_in(memory)
-        home.block.put(self._on_device[key])
+        tensors = home.block.tensors_in(memory)
+        self._memory[key], self._on_device[key] = memory, (home, tensors, [])
+        home.block.put(tensors)
+
+    def _keep_changes(self) -> None:
+        """Writes home what someone wrote to weights on the device: nobody, unless weights were loaded or adapters fused."""
+        for home, tensors, versions in self._on_device.values():
+            for index, (tensor, version) in enumerate(zip(tensors, versions)):
+                if tensor._version != version:
+                    home.take_in(index, tensor)
+                    self.device.traffic.from_device_bytes += tensor.numel() * tensor.element_size()
+            if not home.block.holds(tensors):
+                _swap_unchanged(home, tensors)
+                home.accept_changes()
 
     def _deactivate(self) -> None:
+        self._keep_changes()
         for mark in [*self._pending, *(slot.ready for slot in self._slots)]:
             if mark is not None:
                 self.device.wait(mark)
@@ -143,9 +160,14 @@ class Streamer(Component):
 
     def _enter(self, index: int) -> None:
         slot_index = self._ring.slot_of(index)
+        home = self.homes[index]
+        if home.accept_changes() or (slot_index is not None and self._slots[slot_index].version != home.version()):
+            slot_index = None
         if slot_index is None:
             self.stats.misses += 1
             slot_index = self._ring.victim()
+            if index in self._ring.held:
+                slot_index = self._ring.held.index(index)
             self._load(index, slot_index)
         slot = self._slots[slot_index]
         before = self.device.mark(timed=True)
@@ -174,6 +196,7 @@ class Streamer(Component):
     def _load(self, index: int, slot_index: int) -> None:
         slot, slab = self._slots[slot_index], self.homes[index].slab
         self._ring.held[slot_index] = None
+        slot.version = self.homes[index].version()
         slot.ready = self.device.copy(slot.memory[: slab.numel()], slab, slot.free)
         self._ring.held[slot_index] = index
 
@@ -241,6 +264,13 @@ class Streamer(Component):
         self.stats.adapted += 1
         if was_active:
             self.ensure_active()
+
+
+def _swap_unchanged(home: Home, on_device: list[torch.Tensor]) -> None:
+    """Puts our host tensors back where the modules still find our device tensors; what others put there stays."""
+    for member in home.block.members:
+        if member.store.get(member.key) is on_device[member.tensor]:
+            member.put(home.tensors[member.tensor])
 
 
 def _merge(order: list[int], missing: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ from ..engine.block import Block
 from ..engine.device import Device, host_slab
 from ..engine.disk import DiskBlock, slab_tensors
 from ..engine.home import Home
-from ..engine.manager import Manager, remember
+from ..engine.manager import Manager
 from ..engine.streamer import Streamer
 from ..engine.takeover import Subject, Wish, decide, examine
 from ..engine.tensors import take_apart
@@ -42,7 +42,6 @@ def place_on_device(owner: Any, skeletons: list[tuple[Skeleton, str]], wish: Wis
         raise
     adapt_residency(manager)
     strategy = strategy_of(placement, _manager=manager)
-    remember(owner, manager)
     finish_owner(owner, manager, strategy)
     return strategy
 

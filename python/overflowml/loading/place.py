@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
 
 from ..engine.hostdevice import HostDevice
-from ..engine.manager import Manager, remember
+from ..engine.manager import Manager
 from ..engine.takeover import Wish
 from ..memory import available_memory
 from ..optimize import choose_device, finish_owner
@@ -28,7 +28,7 @@ def place_skeletons(owner: Any, skeletons: list[tuple[Skeleton, str]], wish: Wis
         return place_on_device(owner, skeletons, wish, chosen)
     if wish.ram is None:
         wish.ram = int(available_memory() * 0.9)
-    total = sum(source.length for skeleton, _ in skeletons for r in skeleton.recipes.values() for source in r.sources)
+    total = sum(max(_size(tensor), 1) for skeleton, _ in skeletons for tensor in skeleton.kept)
     fits = total <= wish.ram
     subjects = [examine_on_disk(skeleton, kind, wish, fits) for skeleton, kind in skeletons]
     placement = decide_on_host(subjects, wish)
@@ -41,13 +41,14 @@ def place_skeletons(owner: Any, skeletons: list[tuple[Skeleton, str]], wish: Wis
             manager.undo += [component.send_back, component.detach]
             manager.notes += subject.anatomy.notes
             component.attach()
-        if isinstance(owner, nn.Module):
-            manager.components[0].ensure_active()
     except BaseException:
         manager.restore()
         raise
     strategy = strategy_of(placement, _manager=manager)
     strategy.notes += manager.notes
-    remember(owner, manager)
     finish_owner(owner, manager, strategy)
     return strategy
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -10,9 +10,11 @@ from torch import nn
 from ..engine.activations import estimate_activations
 from ..engine.block import Block
 from ..engine.disk import DiskBlock, DiskStreamer
+from ..engine.fileread import SpanReader
 from ..engine.rows import RowTable
 from ..engine.stacks import Anatomy, dissect
 from ..engine.takeover import Wish, dtype_word
+from ..engine.tensors import as_member
 from ..placement import ComponentPlacement, ComponentRequest, Placement, PlacementRequest, StackRequest, place
 from .skeleton import Skeleton
 
@@ -31,14 +33,15 @@ class DiskSubject:
 
     def request(self) -> ComponentRequest:
         counted = iter(self.blocks)
-        stacks = [StackRequest(stack.name, [next(counted).nbytes for _ in stack.blocks]) for stack in self.anatomy.stacks]
-        made = max((block.made_bytes for block in self.blocks), default=0) + self.fixed.made_bytes
+        stacks = [StackRequest(stack.name, [next(counted).kept_bytes for _ in stack.blocks]) for stack in self.anatomy.stacks]
+        made = max((block.made_bytes for block in [*self.blocks, self.fixed]), default=0)
         name, root = self.skeleton.name, self.skeleton.root
-        return ComponentRequest(name, self.kind, "disk", dtype_word(root), self.fixed.nbytes, self.activation_bytes + made, stacks)
+        return ComponentRequest(name, self.kind, "disk", dtype_word(root), self.fixed.kept_bytes, self.activation_bytes + made, stacks)
 
 
 def examine_on_disk(skeleton: Skeleton, kind: str, wish: Wish, fits: bool) -> DiskSubject:
     """Cuts a skeleton; embeddings are read by row unless everything `fits`."""
+    _read_what_is_always_wanted(skeleton)
     tables = [] if fits else _row_tables(skeleton)
     by_row = {id(table.module) for table in tables}
     budget = None if fits else wish.ram
@@ -52,6 +55,24 @@ def examine_on_disk(skeleton: Skeleton, kind: str, wish: Wish, fits: bool) -> Di
     blocks = [_disk_block(block, skeleton) for block in anatomy.blocks()]
     activations = wish.activations if wish.activations is not None else estimate_activations(skeleton.root, kind)
     return DiskSubject(skeleton, kind, anatomy, _disk_block(anatomy.fixed, skeleton), blocks, tables, activations)
+
+
+_ALWAYS = 1 << 20
+"""Parameters of the model itself, up to so many bytes, are in memory all the time: pipelines look at them from outside."""
+
+
+def _read_what_is_always_wanted(skeleton: Skeleton) -> None:
+    """Reads buffers, and small parameters that belong to no layer, once and for all."""
+    reader = SpanReader(skeleton.files)
+    try:
+        for module in skeleton.root.modules():
+            for store in (module._buffers, module._parameters if module is skeleton.root else {}):
+                for key, tensor in store.items():
+                    recipe = skeleton.recipes.get(id(tensor)) if tensor is not None else None
+                    if tensor is not None and recipe is not None and tensor.numel() * tensor.element_size() <= _ALWAYS:
+                        store[key] = as_member(tensor, reader.make(recipe))
+    finally:
+        reader.close()
 
 
 def _row_tables(skeleton: Skeleton) -> list[RowTable]:
