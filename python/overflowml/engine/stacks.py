@@ -46,11 +46,16 @@ class Anatomy:
 
 def module_bytes(module: nn.Module) -> int:
     """Bytes of the distinct parameters and buffers below `module`."""
-    seen = {}
-    for _, _, key, store in member_names(module):
-        tensor = store[key]
-        seen[id(tensor)] = tensor.numel() * tensor.element_size()
-    return sum(seen.values())
+    distinct = {id(store[key]): store[key] for _, _, key, store in member_names(module)}
+    return sum(_stored_bytes(tensor) for tensor in distinct.values())
+
+
+def _stored_bytes(tensor: torch.Tensor) -> int:
+    """What a tensor takes in memory; a quantised one is as large as its parts."""
+    try:
+        return sum(plain.numel() * plain.element_size() for plain in take_apart(tensor, "").plain)
+    except Unsupported:
+        return tensor.numel() * tensor.element_size()
 
 
 Elsewhere = Callable[[nn.Module, torch.Tensor], bool]
