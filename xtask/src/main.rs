@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to developers")]
 
 mod bench;
+mod gpu;
 mod layers;
 mod licences;
 mod memcap;
@@ -25,6 +26,7 @@ cargo xtask <command>
   sizes     lengths of files and functions
   licences  licences of the dependency tree
   bench     paired runs against other programs; `bench --help` lists the flags
+  gpu-check large models in little GPU memory; skipped without a GPU; `gpu-check --help` lists the flags
   memcap    `memcap SIZE COMMAND...` runs a command under a hard memory limit
 ";
 
@@ -48,6 +50,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         "test" => return test::run(rest),
         "memcap" => return memcap::run(rest),
         "bench" => bench::run(rest)?,
+        "gpu-check" => gpu::run(rest)?,
         "layers" => layers::check(&process::root()?)?,
         "sizes" => sizes::check(&process::root()?)?,
         "licences" => licences::check(&process::root()?)?,

@@ -1,0 +1,50 @@
+"""Run models that are larger than the GPU, or larger than memory.
+
+    import overflowml
+    overflowml.optimize_pipeline(pipe)          # any diffusers pipeline, as it is
+    overflowml.optimize_model(model)            # any torch module
+    model, tokenizer = overflowml.load_model("folder or hub id", ram="8GiB")
+
+Importing this package imports neither torch nor a GPU library; each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import ClosedError, Infeasible, InUse, ModelError, OverflowmlError, ReadError, UnsupportedObject
+    from .optimize import optimize_model, optimize_pipeline, restore
+    from .strategy import OffloadMode, QuantMode, Strategy
+
+_WHERE = {
+    "optimize_model": "optimize", "optimize_pipeline": "optimize", "restore": "optimize",
+    "Strategy": "strategy", "OffloadMode": "strategy", "QuantMode": "strategy",
+    "OverflowmlError": "errors", "Infeasible": "errors", "ModelError": "errors", "ReadError": "errors", "ClosedError": "errors",
+    "UnsupportedObject": "errors", "InUse": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module `overflowml` has no attribute `{name}`")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("overflowml")
+    except metadata.PackageNotFoundError:
+        return "0+source"
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])
