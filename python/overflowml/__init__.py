@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import ClosedError, Infeasible, InUse, ModelError, OverflowmlError, ReadError, UnsupportedObject
+    from .errors import ArgumentError, ClosedError, Infeasible, InUse, ModelError, OverflowmlError, ReadError, UnsupportedObject
     from .optimize import optimize_model, optimize_pipeline, restore
     from .strategy import OffloadMode, QuantMode, Strategy
 
@@ -22,6 +22,7 @@ _WHERE = {
     "optimize_model": "optimize", "optimize_pipeline": "optimize", "restore": "optimize",
     "Strategy": "strategy", "OffloadMode": "strategy", "QuantMode": "strategy",
     "OverflowmlError": "errors", "Infeasible": "errors", "ModelError": "errors", "ReadError": "errors", "ClosedError": "errors",
+    "ArgumentError": "errors",
     "UnsupportedObject": "errors", "InUse": "errors",
 }
 

@@ -9,6 +9,7 @@ Infeasible = _native.Infeasible
 ModelError = _native.ModelError
 ReadError = _native.ReadError
 ClosedError = _native.ClosedError
+ArgumentError = _native.ArgumentError
 
 
 class UnsupportedObject(OverflowmlError, TypeError):

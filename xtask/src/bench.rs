@@ -38,7 +38,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 /// It sees the packages of the oracle's environment (torch is several gigabytes) and adds its own.
 fn peers(root: &Path, target: &Path) -> Result<PathBuf> {
     let oracle = target.join("venv");
-    let shared = python::environment(&oracle, &root.join("tests/oracle/requirements.txt"))?;
+    let shared = python::environment(&oracle, &root.join(test::REQUIREMENTS))?;
     let venv = target.join("bench-venv");
     python::create_if_missing(&venv)?;
     let question = "import sysconfig; print(sysconfig.get_path('purelib'))";

@@ -35,19 +35,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("overflowml-cli", &["overflowml"]),
-    ("overflowml-python", &["overflowml"]),
+    ("overflowml-python", &["overflowml", "overflowml-cli"]),
     ("xtask", &[]),
 ];
 
 /// Whose fixtures the tests of crates that run models may use.
 const FIXTURES: (&str, &[&str]) = ("overflowml-formats", &["overflowml-stream", "overflowml-exec"]);
 
-/// The only places where `unsafe` may be written: SIMD kernels, aligned buffers and I/O, and the
-/// calls into a GPU driver's library.
+/// The only places where `unsafe` may be written: SIMD kernels, aligned buffers and I/O, the calls
+/// into a GPU driver's library, and handing memory to Python.
 const UNSAFE_ALLOWED: &[&str] = &[
     "crates/overflowml-stream/",
     "crates/overflowml-exec/",
     "crates/overflowml-hardware/src/cuda",
+    "crates/overflowml-python/src/dlpack.rs",
 ];
 
 /// Crates whose root must say `#![forbid(unsafe_code)]`.

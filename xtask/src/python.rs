@@ -79,6 +79,24 @@ fn installer(venv: &Path) -> Result<Command> {
     Ok(system)
 }
 
+/// Installs `wheel` into the environment at `venv`, without what it depends on and in place of what is there.
+pub fn install(venv: &Path, wheel: &Path) -> Result<()> {
+    let quietly = ["install", "--progress-bar", "off", "--no-deps", "--force-reinstall"];
+    process::run(installer(venv)?.args(quietly).arg(wheel))
+}
+
+/// The wheel in `folder` that was made last.
+pub fn newest_wheel(folder: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let wheels = entries.filter_map(Result::ok).filter(|entry| {
+        let name = entry.file_name();
+        Path::new(&name).extension().is_some_and(|extension| extension == "whl")
+    });
+    let made = |entry: &fs::DirEntry| entry.metadata().and_then(|about| about.modified()).ok();
+    let newest = wheels.max_by_key(made);
+    Ok(newest.with_context(|| format!("there is no wheel in {}", folder.display()))?.path())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,12 @@ const STEPS: &[Step] = &[
         what: "Python: against transformers, budgets, the command",
         run: oracle,
     },
+    Step { name: "wheel", what: "the Python package builds and installs", run: wheel },
+    Step { name: "python", what: "Python: the package", run: python_tests },
 ];
+
+/// The steps that need an interpreter and packages.
+const PYTHON_STEPS: [&str; 3] = ["oracle", "wheel", "python"];
 
 /// What the arguments ask for.
 struct Selection {
@@ -109,7 +114,9 @@ fn parse(arguments: &[String]) -> Result<Option<Selection>> {
         match argument.as_str() {
             "--help" | "-h" => return Ok(None),
             "--fail-fast" => selection.fail_fast = true,
-            "--no-python" | "--rust-only" => selection.without.push("oracle".to_owned()),
+            "--no-python" | "--rust-only" => {
+                selection.without.extend(PYTHON_STEPS.map(str::to_owned));
+            }
             "--only" => selection.only.push(step_name(rest.next())?),
             "--skip" => selection.without.push(step_name(rest.next())?),
             other => bail!("unknown argument `{other}`\n\n{}", help()),
@@ -130,7 +137,7 @@ fn help() -> String {
     let mut text = "\
 cargo xtask test [--no-python] [--only STEP]... [--skip STEP]... [--fail-fast]
 
-  --no-python, --rust-only   the same as `--skip oracle`
+  --no-python, --rust-only   leaves out what needs Python: `oracle`, `wheel` and `python`
   --only STEP                runs only the named steps
   --skip STEP                leaves a step out
   --fail-fast                stops at the first failure
@@ -204,20 +211,54 @@ pub fn release_binary(root: &Path) -> Result<PathBuf> {
     Ok(process::target_dir(root)?.join("release").join(name))
 }
 
+/// The environment of the tests, with what `tests/requirements.txt` lists.
+fn environment(root: &Path) -> Result<(PathBuf, PathBuf)> {
+    let venv = process::target_dir(root)?.join("venv");
+    let interpreter = python::environment(&venv, &root.join(REQUIREMENTS))?;
+    Ok((venv, interpreter))
+}
+
+/// What the tests and the benchmarks need of Python.
+pub const REQUIREMENTS: &str = "tests/requirements.txt";
+
 fn oracle(root: &Path) -> Result<Outcome> {
     let binary = release_binary(root)?;
     if !binary.is_file() {
         bail!("{} is missing: the `release` step builds it", binary.display());
     }
-    let requirements = root.join("tests/oracle/requirements.txt");
-    let venv = process::target_dir(root)?.join("venv");
-    let interpreter = python::environment(&venv, &requirements)?;
+    pytest(root, "tests/oracle")
+}
+
+/// Builds the wheel with the profile that the tests have, so that it is quick, and installs it.
+fn wheel(root: &Path) -> Result<Outcome> {
+    let (venv, interpreter) = environment(root)?;
+    let out = process::target_dir(root)?.join("wheel");
+    let mut maturin = std::process::Command::new(interpreter);
+    maturin.current_dir(root).args(["-m", "maturin", "build", "--profile", "dev", "--locked"]);
+    maturin.args(["--compatibility", "linux", "--out"]).arg(&out);
+    process::run(&mut maturin)?;
+    passed(python::install(&venv, &python::newest_wheel(&out)?))
+}
+
+fn python_tests(root: &Path) -> Result<Outcome> {
+    let (_, interpreter) = environment(root)?;
+    let installed = std::process::Command::new(interpreter)
+        .args(["-I", "-c", "import overflowml._native"])
+        .status();
+    if !installed.is_ok_and(|status| status.success()) {
+        bail!("the package is not installed: the `wheel` step does that");
+    }
+    pytest(root, "tests/python")
+}
+
+fn pytest(root: &Path, folder: &str) -> Result<Outcome> {
+    let (_, interpreter) = environment(root)?;
     let mut pytest = std::process::Command::new(interpreter);
     pytest
-        .current_dir(root.join("tests/oracle"))
+        .current_dir(root.join(folder))
         .args(["-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--durations=5", "."])
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("OVERFLOWML_BIN", binary)
+        .env("OVERFLOWML_BIN", release_binary(root)?)
         .env("OVERFLOWML_XTASK", env::current_exe().context("the path of xtask")?);
     passed(process::run(&mut pytest))
 }
@@ -240,7 +281,7 @@ mod tests {
     #[test]
     fn steps_are_picked_and_left_out_by_name() {
         assert_eq!(chosen(&["--only", "format", "--only", "docs"]), ["format", "docs"]);
-        assert!(!chosen(&["--no-python"]).contains(&"oracle"));
+        assert!(!chosen(&["--no-python"]).iter().any(|step| PYTHON_STEPS.contains(step)));
         assert!(!chosen(&["--skip", "clippy"]).contains(&"clippy"));
     }
 

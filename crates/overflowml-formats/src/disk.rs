@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use overflowml_types::{Bytes, ModelProfile};
+use overflowml_types::{Bytes, Manifest, ModelProfile};
 
 use crate::model::open_model_in;
-use crate::profile::{chosen_gguf, profile_in};
+use crate::profile::{chosen_gguf, profile_in, weights_in};
 use crate::{FileProblem, FormatError, GgufModel, Model, ModelDir, OpenFile, limits, open_gguf_in};
 
 /// Opens the model at `path`: a folder in the Hugging Face layout, or a `.safetensors` file
@@ -34,6 +34,19 @@ pub fn open_model(path: &Path) -> Result<Model, FormatError> {
 pub fn open_profile(path: &Path) -> Result<ModelProfile, FormatError> {
     let (folder, file) = locate(path, &[".safetensors", ".gguf"])?;
     profile_in(&folder, file)
+}
+
+/// The stored tensors at `path`, component by component: of a pipeline's folder each by its name, of any other folder or
+/// `.safetensors` file one whose name is empty. No configuration is needed.
+///
+/// Reads headers, never weights. Blocks.
+///
+/// # Errors
+/// [`FormatError`] naming the file that is missing, unreadable or malformed; [`FormatError::NoWeights`] or
+/// [`FormatError::NoComponents`] where there are none.
+pub fn open_weights(path: &Path) -> Result<Vec<(String, Manifest)>, FormatError> {
+    let (folder, file) = locate(path, &[".safetensors"])?;
+    weights_in(&folder, file)
 }
 
 /// Opens the GGUF model at `path`: a file, with the other parts if it is one of several, or the folder of one model.

@@ -30,7 +30,7 @@ mod weights;
 pub use bind::{BindError, bind, unused_tensors};
 pub use config::{Config, ConfigError, parse_config, supported_architectures};
 pub use dir::{FileProblem, ModelDir, OpenFile};
-pub use disk::{open_gguf, open_model, open_profile};
+pub use disk::{open_gguf, open_model, open_profile, open_weights};
 pub use error::FormatError;
 pub use generation::{GenerationDefaults, parse_generation_config};
 pub use gguf::{
@@ -39,5 +39,5 @@ pub use gguf::{
 };
 pub use index::{Index, IndexError, parse_index};
 pub use model::{Model, ModelFiles, open_model_in};
-pub use profile::profile_in;
+pub use profile::{profile_in, weights_in};
 pub use safetensors::{Header, HeaderBuilder, HeaderError, HeaderTensor};

@@ -56,6 +56,25 @@ pub fn profile_in<D: ModelDir>(dir: &D, file: Option<&str>) -> Result<ModelProfi
     })
 }
 
+/// The weights in `dir`, component by component: those of the file `file` if one is named, else what the folder holds.
+///
+/// # Errors
+/// As [`open_weights`](crate::open_weights).
+pub fn weights_in<D: ModelDir>(
+    dir: &D,
+    file: Option<&str>,
+) -> Result<Vec<(String, Manifest)>, FormatError> {
+    if file.is_none()
+        && let Some(index) = pipeline::read_index(dir)?
+    {
+        return pipeline::manifests(dir, &index);
+    }
+    match read_weights(dir, &file_names(dir)?, file)? {
+        Weights::Found(manifest) => Ok(vec![(String::new(), manifest)]),
+        Weights::None { found } => Err(FormatError::NoWeights { path: dir.path(""), found }),
+    }
+}
+
 /// The first file of the one GGUF model in `dir`, where the folder holds no other weights.
 pub(crate) fn chosen_gguf<D: ModelDir>(dir: &D) -> Result<Option<String>, FormatError> {
     let names = file_names(dir)?;

@@ -1,12 +1,13 @@
 //! Asking vendors' libraries without trusting them: in a process of its own, for a limited time.
 //!
 //! The process is this program, started again with a hidden argument, which [`serve_probe`] answers. A program that
-//! does not call it cannot be started again so; then a thread asks, which a hung driver can keep, but not this program.
+//! does not tell how it is started again ([`restarts_as`]) asks in a thread, which a hung driver can keep, but not
+//! this program.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -20,8 +21,8 @@ const ARGUMENT: &str = "--overflowml-ask-a-driver";
 /// Drivers may write to the standard output, too.
 const MARK: &str = "overflowml-answer:";
 
-/// Whether this program answers the hidden argument.
-static SERVES: AtomicBool = AtomicBool::new(false);
+/// How this program is started again.
+static PROGRAM: OnceLock<Vec<OsString>> = OnceLock::new();
 
 /// A question that a driver could hang on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,18 +43,31 @@ pub(crate) enum Question {
 /// Why there is no answer, in words.
 pub(crate) type NoAnswer = String;
 
+/// Tells how this program is started again: an executable, and arguments that go before all others. What is started
+/// so must call [`serve_probe`]. Only the first call counts.
+pub fn restarts_as(program: Vec<OsString>) {
+    // A second call would tell the same.
+    let _ = PROGRAM.set(program);
+}
+
+/// This program again, without arguments; `None` if it has not told how it is started.
+pub fn restart() -> Option<Command> {
+    let (executable, arguments) = PROGRAM.get()?.split_first()?;
+    let mut command = Command::new(executable);
+    command.args(arguments);
+    Some(command)
+}
+
 /// Answers if this process was started to ask a driver, and says whether it was: then the caller ends.
 ///
-/// To be called first in `main`, before arguments are read. Without it, drivers are asked in this process.
-pub fn serve_probe() -> bool {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|first| first != ARGUMENT) {
-        SERVES.store(true, Ordering::Relaxed);
+/// To be called before `arguments`, those after the program's name, are read.
+pub fn serve_probe(arguments: &[OsString]) -> bool {
+    let [hidden, rest @ ..] = arguments else { return false };
+    if hidden != ARGUMENT {
         return false;
     }
-    let question = arguments.next().and_then(|text| text.into_string().ok());
-    let answer =
-        question.and_then(|text| serde_json::from_str(&text).ok()).and_then(|q| answer(&q));
+    let question = rest.first().and_then(|text| text.to_str());
+    let answer = question.and_then(|text| serde_json::from_str(text).ok()).and_then(|q| answer(&q));
     if let Some(answer) = answer {
         // The parent may be gone; there is nobody else to tell.
         let _ = writeln!(std::io::stdout().lock(), "\n{MARK}{answer}");
@@ -85,11 +99,7 @@ pub(crate) fn ask<T: DeserializeOwned>(
 
 /// This program again, asking.
 fn start(question: &Question) -> Option<Child> {
-    if !SERVES.load(Ordering::Relaxed) {
-        return None;
-    }
-    let program = std::env::current_exe().ok()?;
-    Command::new(program)
+    restart()?
         .arg(ARGUMENT)
         .arg(serde_json::to_string(question).ok()?)
         .stdin(Stdio::null())

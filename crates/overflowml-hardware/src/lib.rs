@@ -37,8 +37,8 @@ use std::time::Duration;
 
 use overflowml_types::{Bytes, Disk, Known, Machine};
 
-pub use crate::ask::serve_probe;
 use crate::ask::{Question, ask};
+pub use crate::ask::{restart, restarts_as, serve_probe};
 use crate::capture::{Capture, System, VARIABLES};
 pub use crate::link::{DeviceLink, LinkSpeed, LinkState};
 pub use crate::memory::ProcessMemory;

@@ -11,7 +11,7 @@ pub const ALIGNMENT: u64 = 4096;
 const ROW_STEP: u64 = 8;
 
 /// The run of file bytes that a direct read of `span` takes: whole aligned sectors.
-pub(crate) fn stored(span: FileSpan) -> FileSpan {
+pub fn stored(span: FileSpan) -> FileSpan {
     let offset = span.offset.align_down(ALIGNMENT);
     let len = span.end().align_up(ALIGNMENT).left_after(offset);
     FileSpan { offset, len, ..span }

@@ -15,7 +15,7 @@ mod plan;
 pub mod rules;
 mod simulate;
 
-pub use blocks::ALIGNMENT;
+pub use blocks::{ALIGNMENT, stored};
 pub use choose::plan;
 pub use cost::predict;
 pub use experts::ExpertCache;

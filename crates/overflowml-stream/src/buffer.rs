@@ -56,6 +56,11 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Where it begins.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
     /// Asks for huge pages. Only a wish: nothing depends on it but speed.
     fn advise_huge_pages(&self) {
         #[cfg(target_os = "linux")]

@@ -68,6 +68,23 @@ pub enum StreamError {
         /// What was asked for and what was due.
         what: String,
     },
+    /// Groups or spans that do not fit together, or not the files.
+    #[error("the groups are not usable: {what}")]
+    Layout {
+        /// What is wrong.
+        what: String,
+    },
+    /// Every slot holds a group that was not released.
+    #[error("group {group} has no slot: all {slots} hold groups that are in use")]
+    NoSlot {
+        /// The group that was asked for.
+        group: usize,
+        /// How many slots there are.
+        slots: usize,
+    },
+    /// The store was closed.
+    #[error("the weights are closed")]
+    Closed,
 }
 
 impl StreamError {
@@ -81,6 +98,9 @@ impl StreamError {
             Self::Allocate { .. } => "stream.allocate",
             Self::Thread { .. } => "stream.thread",
             Self::Order { .. } => "stream.order",
+            Self::Layout { .. } => "stream.layout",
+            Self::NoSlot { .. } => "stream.no-slot",
+            Self::Closed => "stream.closed",
         }
     }
 
@@ -101,7 +121,10 @@ impl StreamError {
             Self::Thread { .. } => {
                 Some("the limit on threads may be too low (`ulimit -u`)".to_owned())
             }
-            Self::Order { .. } => None,
+            Self::Order { .. } | Self::Layout { .. } | Self::Closed => None,
+            Self::NoSlot { .. } => {
+                Some("release groups before others are asked for, or use more slots".to_owned())
+            }
         }
     }
 }

@@ -136,7 +136,7 @@ impl World {
 }
 
 /// Runs `test` on a thread of its own, and gives up on it after a while.
-fn without_hanging<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn without_hanging<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();
     let running = std::thread::spawn(move || {
         let _ = sender.send(test());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use overflowml::synth::{SynthRequest, synthesize};
@@ -65,7 +65,7 @@ fn make_model(home: &Path, size: Bytes) -> anyhow::Result<PathBuf> {
 
 /// Runs this very program as a process of its own, so that its peak memory is its own.
 fn generate(model: &Path, tokens: u32, memory: Option<Bytes>) -> anyhow::Result<Value> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    let mut command = overflowml::restart().context("cannot find this program")?;
     command.arg("run").arg(model).args(["--prompt", PROMPT, "--json", "--ignore-eos"]);
     command.args(["--temperature", "0", "--max-new-tokens", &tokens.to_string()]);
     if let Some(memory) = memory {

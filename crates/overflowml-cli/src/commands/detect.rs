@@ -14,20 +14,24 @@ use crate::args::DetectArgs;
 use crate::output;
 
 pub fn run(args: &DetectArgs) -> anyhow::Result<Answer> {
-    let options =
-        ProbeOptions { path: Some(args.path.clone()), live: args.live, ..ProbeOptions::default() };
-    let machine = with_measured(probe(&options));
     if args.json {
-        output::json(&document(&machine)?)?;
+        output::json(&document(args)?)?;
     } else {
-        output::answer(&text(&machine, args.live));
+        output::answer(&text(&machine(args), args.live));
     }
     Ok(Answer::Yes)
 }
 
-/// The machine, and what follows from each GPU's architecture.
-fn document(machine: &Machine) -> anyhow::Result<Value> {
-    let mut document = serde_json::to_value(machine)?;
+fn machine(args: &DetectArgs) -> Machine {
+    let options =
+        ProbeOptions { path: Some(args.path.clone()), live: args.live, ..ProbeOptions::default() };
+    with_measured(probe(&options))
+}
+
+/// What `--json` prints: the machine, and what follows from each GPU's architecture.
+pub fn document(args: &DetectArgs) -> anyhow::Result<Value> {
+    let machine = machine(args);
+    let mut document = serde_json::to_value(&machine)?;
     if let Some(gpus) = document["gpus"].as_array_mut() {
         for (value, gpu) in gpus.iter_mut().zip(&machine.gpus) {
             value["supports"] = serde_json::to_value(DTypeSupport::of(gpu))?;

@@ -7,6 +7,8 @@ use overflowml::doctor::{
     Bundle, DoctorOptions, DoctorReport, Issue, Redactor, Severity, diagnose,
 };
 
+use serde_json::Value;
+
 use super::Answer;
 use crate::args::DoctorArgs;
 use crate::output;
@@ -29,6 +31,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Answer> {
         output::answer(&text(report));
     }
     Ok(if report.ok { Answer::Yes } else { Answer::No })
+}
+
+/// What `--json` prints.
+pub fn document(args: &DoctorArgs) -> anyhow::Result<Value> {
+    let options = DoctorOptions { model: args.model.clone() };
+    Ok(serde_json::to_value(&diagnose(&options).report)?)
 }
 
 fn text(report: &DoctorReport) -> String {

@@ -4,18 +4,24 @@ use std::fmt::Write;
 
 use overflowml::{ComponentProfile, Experts, Inspection, ProfileSource, inspect};
 
+use serde_json::Value;
+
 use super::Answer;
 use crate::args::InspectArgs;
 use crate::output;
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<Answer> {
-    let inspection = inspect(&args.model.model)?;
     if args.json {
-        output::json(&inspection)?;
+        output::json(&document(args)?)?;
     } else {
-        output::answer(&text(&inspection));
+        output::answer(&text(&inspect(&args.model.model)?));
     }
     Ok(Answer::Yes)
+}
+
+/// What `--json` prints.
+pub fn document(args: &InspectArgs) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(inspect(&args.model.model)?)?)
 }
 
 fn text(seen: &Inspection) -> String {

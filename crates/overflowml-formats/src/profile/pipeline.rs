@@ -1,11 +1,14 @@
 //! `model_index.json`: the components of a diffusion pipeline, each in a folder of its own.
 
-use overflowml_types::{ComponentProfile, ModelProfile, ProfileSource, Role, Shape, Task};
+use overflowml_types::{
+    ComponentProfile, Manifest, ModelProfile, ProfileSource, Role, Shape, Task,
+};
 use serde_json::{Map, Value};
 
 use super::{Part, part_in};
 use crate::config::parse_object;
 use crate::dir::read_small;
+use crate::model::{Weights, file_names, read_weights};
 use crate::{ConfigError, FormatError, ModelDir, limits};
 
 const INDEX: &str = "model_index.json";
@@ -46,6 +49,31 @@ pub(super) fn profile<D: ModelDir>(
         parts.into_iter().map(|part| (part.component, part.notes)).unzip();
     notes.extend(own.into_iter().flatten());
     Ok(ModelProfile { name, source, task, components, notes })
+}
+
+/// The weights of every component of the pipeline that `index` lists, by its name; those that are not there, or of
+/// other formats, are left out.
+pub(super) fn manifests<D: ModelDir>(
+    dir: &D,
+    index: &Map<String, Value>,
+) -> Result<Vec<(String, Manifest)>, FormatError> {
+    let wrong = |error| FormatError::Config { path: dir.path(INDEX), error };
+    let mut found = Vec::new();
+    let mut reasons = Vec::new();
+    for (name, _) in listed(index).map_err(wrong)? {
+        let folder = dir.folder(name);
+        let weights = file_names(&folder).and_then(|names| read_weights(&folder, &names, None));
+        match weights {
+            Ok(Weights::Found(manifest)) => found.push((name.to_owned(), manifest)),
+            Ok(Weights::None { .. }) => reasons.push(format!("{name}: no safetensors file")),
+            Err(problem) if is_absence(&problem) => reasons.push(format!("{name}: {problem}")),
+            Err(problem) => return Err(problem),
+        }
+    }
+    if found.is_empty() {
+        return Err(FormatError::NoComponents { path: dir.path(""), reasons });
+    }
+    Ok(found)
 }
 
 /// Names and classes of the components that have weights.

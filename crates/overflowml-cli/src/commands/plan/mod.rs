@@ -19,34 +19,67 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
     if args.popular {
         return popular::run(args);
     }
-    let Subject { model, machine, wish, typed, is_here } = subject(&args.what, &args.host)?;
-    // A GPU of this machine is used by the Python package; without one, `run` is what there is.
-    let native = match typed.as_deref().filter(|_| is_here && args.what.vram.is_none()) {
-        Some(model) => native::plan(model, args)?,
-        None => None,
-    };
-    let plan = plan_device(model, machine, wish);
+    let found = Found::look(args)?;
     if let Some(file) = &args.svg {
-        svg::write(&plan, file)?;
+        svg::write(&found.plan, file)?;
         output::note(&format!("drew {}", file.display()));
     }
-    let native_answers = native.is_some() && plan.machine.gpus.is_empty();
-    let fits = match &native {
-        Some(native) if native_answers => native.is_ok(),
-        _ => plan.decision.chosen.is_some(),
-    };
     if args.json {
-        output::json(&document(&plan, native.as_ref(), fits)?)?;
+        output::json(&found.document()?)?;
     } else if let Some(tool) = args.tool {
-        output::answer(&tools::text(tool, &plan, typed.as_deref())?);
+        output::answer(&tools::text(tool, &found.plan, found.typed.as_deref())?);
     } else {
-        print(&plan, native.as_ref(), native_answers, args.compare);
+        print(&found.plan, found.native.as_ref(), found.native_answers, args.compare);
     }
-    Ok(if fits { Answer::Yes } else { Answer::No })
+    Ok(if found.fits() { Answer::Yes } else { Answer::No })
+}
+
+/// What `--json` prints.
+pub fn document(args: &PlanArgs) -> anyhow::Result<Value> {
+    if args.popular {
+        return Ok(popular::look(args)?.document());
+    }
+    Found::look(args)?.document()
+}
+
+/// The plans for what was asked.
+struct Found {
+    plan: DevicePlan,
+    /// What `run` would do on this machine, if it can run the model.
+    native: Option<Result<Plan, Infeasible>>,
+    /// That is what this machine would use.
+    native_answers: bool,
+    /// The model as typed.
+    typed: Option<String>,
+}
+
+impl Found {
+    fn look(args: &PlanArgs) -> anyhow::Result<Self> {
+        let Subject { model, machine, wish, typed, is_here } = subject(&args.what, &args.host)?;
+        // A GPU of this machine is used by the Python package; without one, `run` is what there is.
+        let native = match typed.as_deref().filter(|_| is_here && args.what.vram.is_none()) {
+            Some(model) => native::plan(model, args)?,
+            None => None,
+        };
+        let plan = plan_device(model, machine, wish);
+        let native_answers = native.is_some() && plan.machine.gpus.is_empty();
+        Ok(Self { plan, native, native_answers, typed })
+    }
+
+    fn fits(&self) -> bool {
+        match &self.native {
+            Some(native) if self.native_answers => native.is_ok(),
+            _ => self.plan.decision.chosen.is_some(),
+        }
+    }
+
+    fn document(&self) -> anyhow::Result<Value> {
+        describe(&self.plan, self.native.as_ref(), self.fits())
+    }
 }
 
 /// One document whatever the machine: the device plan's fields, and `plan` for what `run` would do.
-fn document(
+fn describe(
     plan: &DevicePlan,
     native: Option<&Result<Plan, Infeasible>>,
     fits: bool,

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use overflowml::device::{MoeSize, Wish, moe_of_size, of_size, plan_device};
-use overflowml::{Bytes, ModelProfile, Task};
-use serde_json::json;
+use overflowml::device::{Candidate, DevicePlan, MoeSize, Wish, moe_of_size, of_size, plan_device};
+use overflowml::{Bytes, Machine, ModelProfile, Task};
+use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
 use crate::commands::Answer;
@@ -38,35 +38,63 @@ const MIXTURES: [(&str, f64, f64, u64, u64); 4] = [
 ];
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<Answer> {
-    let machine = machine(&args.what, None)?;
-    let wish = Wish { vram: args.what.vram, memory: args.host.memory, ..Wish::default() };
-    let (mut rows, mut text) = (Vec::new(), String::new());
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "{:<16} {:>10}  {:<26} {:>14}", "model", "size", "strategy", "time");
-    for model in models() {
-        let (name, size) = (model.name.clone(), model.size());
-        let plan = plan_device(model, machine.clone(), wish.clone());
-        let best = plan.decision.recommended();
-        let strategy = best.map_or_else(|| "does not fit".to_owned(), |one| one.name());
-        let speed = best.map_or_else(String::new, |one| {
-            format!("{}/{}", one.speed.seconds.expected, one.speed.unit.name())
-        });
-        let _ = writeln!(text, "{name:<16} {:>10}  {strategy:<26} {speed:>14}", size.to_string());
-        rows.push(json!({
-            "model": name, "size_bytes": size, "recommended": best,
-            "strategy": best.map(|one| one.name()),
-        }));
-    }
-    let _ = writeln!(
-        text,
-        "\nSizes are published, shapes are stand-ins; `overflowml plan MODEL` knows more. Image models: 1024x1024."
-    );
+    let popular = look(args)?;
     if args.json {
-        output::json(&json!({ "models": rows, "machine": machine }))?;
+        output::json(&popular.document())?;
     } else {
-        output::answer(&text);
+        output::answer(&popular.text());
     }
     Ok(Answer::Yes)
+}
+
+/// The plan of each well-known model on one machine.
+pub struct Popular {
+    machine: Machine,
+    plans: Vec<DevicePlan>,
+}
+
+/// Plans them all.
+pub fn look(args: &PlanArgs) -> anyhow::Result<Popular> {
+    let machine = machine(&args.what, None)?;
+    let wish = Wish { vram: args.what.vram, memory: args.host.memory, ..Wish::default() };
+    let plan = |model| plan_device(model, machine.clone(), wish.clone());
+    let plans = models().into_iter().map(plan).collect();
+    Ok(Popular { machine, plans })
+}
+
+impl Popular {
+    /// What `--json` prints.
+    pub fn document(&self) -> Value {
+        let row = |plan: &DevicePlan| {
+            let best = plan.decision.recommended();
+            json!({
+                "model": plan.model.name, "size_bytes": plan.model.size(), "recommended": best,
+                "strategy": best.map(Candidate::name),
+            })
+        };
+        let rows: Vec<Value> = self.plans.iter().map(row).collect();
+        json!({ "models": rows, "machine": self.machine })
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<16} {:>10}  {:<26} {:>14}", "model", "size", "strategy", "time");
+        for plan in &self.plans {
+            let best = plan.decision.recommended();
+            let strategy = best.map_or_else(|| "does not fit".to_owned(), Candidate::name);
+            let speed = best.map_or_else(String::new, |one| {
+                format!("{}/{}", one.speed.seconds.expected, one.speed.unit.name())
+            });
+            let (name, size) = (&plan.model.name, plan.model.size().to_string());
+            let _ = writeln!(text, "{name:<16} {size:>10}  {strategy:<26} {speed:>14}");
+        }
+        let _ = writeln!(
+            text,
+            "\nSizes are published, shapes are stand-ins; `overflowml plan MODEL` knows more. Image models: 1024x1024."
+        );
+        text
+    }
 }
 
 fn models() -> Vec<ModelProfile> {
