@@ -1,15 +1,16 @@
 """The same weights as GGUF, for llama.cpp: `python gguf_copy.py MODEL_FOLDER OUT.gguf`.
 
-Only what the benchmark needs: Llama architecture, plain rotary embedding, bf16. The file is written
-tensor by tensor, so that a model larger than memory can be copied.
+Only what the benchmarks need: the architectures of Llama and Qwen3-MoE, plain rotary embedding, bf16. The
+file is written tensor by tensor, so that a model larger than memory can be copied.
 """
 
 import json
 import os
+import re
 import struct
 import sys
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
@@ -24,7 +25,15 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
+ARCHITECTURES = {"llama": "llama", "qwen3_moe": "qwen3moe"}
+EXPERT = re.compile(r"\.experts\.\d+\.")
 OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -32,19 +41,28 @@ def copy(model: Path, out: Path) -> None:
     """Writes `out` from the safetensors files in `model`, completely or not at all."""
     config = json.loads((model / "config.json").read_text())
     partial = out.with_suffix(".partial")
-    writer = GGUFWriter(partial, "llama")
+    writer = GGUFWriter(partial, ARCHITECTURES[config["model_type"]])
     describe(writer, config)
-    found = list(tensors(model))
-    for name, data in found:
-        shape, dtype = as_stored(data)
-        writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.uint8), data.nbytes * wider(data), dtype)
+    found = together(tensors(model))
+    for name, parts in found.items():
+        shape, dtype = as_stored(parts)
+        size = sum(part.nbytes for part in parts) * wider(parts[0])
+        writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.uint8), size, dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, data in found:
-        writer.write_tensor_data(stored(name, data, config))
+    for name, parts in found.items():
+        writer.write_tensor_data(np.concatenate([stored(name, part, config) for part in parts]))
     writer.close()
     partial.rename(out)
+
+
+def together(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """The experts' matrices under one name, in order; everything else alone under its own."""
+    found: dict[str, list[np.ndarray]] = {}
+    for name, data in tensors:
+        found.setdefault(EXPERT.sub(".experts.", name), []).append(data)
+    return found
 
 
 def describe(writer: GGUFWriter, config: dict[str, Any]) -> None:
@@ -64,6 +82,10 @@ def describe(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+    if "num_experts" in config:
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(32)  # mostly bf16
 
@@ -97,8 +119,11 @@ def wider(data: np.ndarray) -> int:
     return 2 if data.ndim == 1 else 1
 
 
-def as_stored(data: np.ndarray) -> tuple[list[int], GGMLQuantizationType]:
+def as_stored(parts: list[np.ndarray]) -> tuple[list[int], GGMLQuantizationType]:
     """Shape in bytes along the last dimension, and type."""
+    data = parts[0]
+    if len(parts) > 1:
+        return [len(parts), *data.shape[:-1], data.shape[-1] * 2], GGMLQuantizationType.BF16
     kind = GGMLQuantizationType.F32 if data.ndim == 1 else GGMLQuantizationType.BF16
     return [*data.shape[:-1], data.shape[-1] * 2 * wider(data)], kind
 
@@ -107,6 +132,8 @@ def stored(name: str, data: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     """The values as llama.cpp wants them."""
     if data.ndim == 1:
         return (data.astype("<u4") << 16).view("<f4")
+    if config["model_type"] != "llama":
+        return np.ascontiguousarray(data)
     if name.endswith("q_proj.weight"):
         return interleaved(data, config["num_attention_heads"])
     if name.endswith("k_proj.weight"):

@@ -15,15 +15,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", type=int, default=0, help="bytes that may be used; 0: no limit")
     parser.add_argument("--work", default=".", help="a folder for the runner's own files")
+    parser.add_argument("--follow", default="", help="token ids to feed instead of the likeliest ones")
     parsed = parser.parse_args()
     parsed.prompt = [int(token) for token in parsed.prompt.split(",")]
+    parsed.follow = [int(token) for token in parsed.follow.split(",") if token]
     return parsed
 
 
-def measure(step: Callable[[list[int]], int], prompt: list[int], count: int, **facts: object) -> None:
+def measure(
+    step: Callable[[list[int]], int], prompt: list[int], count: int, follow: list[int] | None = None, **facts: object
+) -> None:
     """Feeds `prompt`, then one token at a time, and prints what happened as one line of JSON.
 
-    `step` takes the next tokens of the sequence and returns the likeliest one after them.
+    `step` takes the next tokens of the sequence and returns the likeliest one after them; that is fed
+    next, or what `follow` says.
     """
     start = time.perf_counter()
     tokens = [step(prompt)]
@@ -31,7 +36,7 @@ def measure(step: Callable[[list[int]], int], prompt: list[int], count: int, **f
     before, seconds = bytes_read(), []
     while len(tokens) < count:
         start = time.perf_counter()
-        tokens.append(step(tokens[-1:]))
+        tokens.append(step([follow[len(tokens) - 1]] if follow else tokens[-1:]))
         seconds.append(time.perf_counter() - start)
     decoded = max(1, len(seconds))
     report = {

@@ -34,6 +34,6 @@ def step(tokens: list[int]) -> int:
 
 
 version = importlib.metadata.version("llama-cpp-python")
-measure(
-    step, args.prompt, args.tokens, load_seconds=time.perf_counter() - start, version=f"llama-cpp-python {version}"
-)
+loaded = time.perf_counter() - start
+version = f"llama-cpp-python {version}"
+measure(step, args.prompt, args.tokens, args.follow, load_seconds=loaded, version=version)

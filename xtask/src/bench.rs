@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{process, python, test};
 
-/// Builds the command, completes the Python environment of the peers and runs `benches/run.py`
-/// with `arguments`; it knows the flags.
+/// Builds the command, completes the Python environment of the peers and runs `benches/run.py`, or
+/// `benches/experts.py` after `--experts`, with `arguments`; they know the flags.
 pub fn run(arguments: &[String]) -> Result<()> {
     let root = process::root()?;
     let target = process::target_dir(&root)?;
@@ -19,8 +19,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let out = target.join("bench");
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     let mut bench = Command::new(interpreter);
+    let (script, arguments) = match arguments.split_first() {
+        Some((first, rest)) if first == "--experts" => ("benches/experts.py", rest),
+        _ => ("benches/run.py", arguments),
+    };
     bench
-        .arg(root.join("benches/run.py"))
+        .arg(root.join(script))
         .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("OVERFLOWML_BIN", test::release_binary(&root)?)

@@ -25,7 +25,7 @@ cargo xtask <command>
   layers    who may depend on whom, who may be unsafe, who may touch the system
   sizes     lengths of files and functions
   licences  licences of the dependency tree
-  bench     paired runs against other programs; `bench --help` lists the flags
+  bench     paired runs against other programs; `bench --help` and `bench --experts --help` list the flags
   gpu-check large models in little GPU memory; skipped without a GPU; `gpu-check --help` lists the flags
   memcap    `memcap SIZE COMMAND...` runs a command under a hard memory limit
 ";

@@ -384,8 +384,20 @@ impl<'a> Prepared<'a> {
         Self { input, dtype: None }
     }
 
+    /// What was prepared.
+    pub(crate) fn input(&self) -> &Input {
+        self.input
+    }
+
     /// Prepares `x`, unless it is already: all products of one `Prepared` are of the same `x`.
-    fn prepare(&mut self, pass: &Pass<'_>, dtype: DType, tokens: usize, cols: usize, x: &[f32]) {
+    pub(crate) fn prepare(
+        &mut self,
+        pass: &Pass<'_>,
+        dtype: DType,
+        tokens: usize,
+        cols: usize,
+        x: &[f32],
+    ) {
         if self.dtype != Some(dtype) {
             pass.kernels.prepare(pass.pool, dtype, tokens, cols, x, self.input);
             self.dtype = Some(dtype);

@@ -15,6 +15,7 @@ mod maths;
 pub mod measure;
 mod memory;
 mod mixture;
+mod mxfp4;
 mod pool;
 mod rope;
 mod route;

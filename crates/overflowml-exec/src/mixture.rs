@@ -12,6 +12,7 @@ use crate::error::ExecError;
 use crate::kernels::Input;
 use crate::layer::{Pass, Prepared, Target, add_biases};
 use crate::maths::{AddScaled, GateApart, exp};
+use crate::mxfp4::Decoded;
 use crate::route::{Choice, choose};
 use crate::scratch::Scratch;
 use crate::source::WeightSource;
@@ -39,6 +40,8 @@ pub(crate) struct MixtureWeights {
 struct Expert {
     gate_up: Stack,
     down: Matrix,
+    /// Of gate and up, and of down, where matrices are stored in blocks.
+    scales: Option<[Matrix; 2]>,
 }
 
 impl MixtureWeights {
@@ -57,7 +60,7 @@ impl MixtureWeights {
         let gated = spec.shared.is_some_and(|shared| shared.gated);
         let shared = || {
             let gate_up = vec![matrix(P::SharedGate)?, matrix(P::SharedUp)?];
-            Ok::<_, ExecError>(Expert { gate_up, down: matrix(P::SharedDown)? })
+            Ok::<_, ExecError>(Expert { gate_up, down: matrix(P::SharedDown)?, scales: None })
         };
         let experts = (0..spec.count as u32).map(|expert| one(finder, layer, expert, spec.storage));
         Ok(Self {
@@ -85,7 +88,13 @@ fn one<S: WeightSource>(
     };
     let matrix = |part| finder.matrix(WeightRole::Expert(layer, expert, part));
     let gate_up = parts.iter().map(|&part| matrix(part)).collect::<Result<_, _>>()?;
-    Ok(Expert { gate_up, down: matrix(ExpertPart::Down)? })
+    let scales = match storage {
+        ExpertStorage::Mxfp4 => {
+            Some([matrix(ExpertPart::GateUpScales)?, matrix(ExpertPart::DownScales)?])
+        }
+        _ => None,
+    };
+    Ok(Expert { gate_up, down: matrix(ExpertPart::Down)?, scales })
 }
 
 /// The buffers of a mixture. Shapes are in [`ExpertScratch`].
@@ -109,6 +118,8 @@ pub(crate) struct Buffers {
     mixed: Vec<f32>,
     /// `[chunk, intermediate]`.
     gated: Vec<f32>,
+    /// Where matrices are stored in blocks.
+    decoded: Option<Decoded>,
 }
 
 /// A token that an expert is chosen by.
@@ -120,7 +131,10 @@ struct Place {
 
 impl Buffers {
     /// Allocates and writes all of them.
-    pub(crate) fn new(layout: &ExpertScratch, experts: usize) -> Self {
+    pub(crate) fn new(layout: &ExpertScratch, spec: &ExpertsSpec, hidden: usize) -> Self {
+        let (experts, inner) = (spec.count, spec.intermediate);
+        let scales = (2 * inner * hidden.div_ceil(32)).max(hidden * inner.div_ceil(32));
+        let in_blocks = spec.storage == ExpertStorage::Mxfp4;
         let filled = |elements: usize| vec![f32::NAN; elements];
         let choices = layout.chosen / 2;
         let mut wanted = vec![Wanted::NONE; experts];
@@ -135,6 +149,8 @@ impl Buffers {
             gathered: filled(layout.gathered),
             mixed: filled(layout.mixed),
             gated: filled(layout.gated),
+            decoded: in_blocks
+                .then(|| Decoded::new(scales, hidden.max(inner).next_multiple_of(32))),
         }
     }
 
@@ -251,7 +267,7 @@ impl<'a> Mixture<'a> {
         source: &mut S,
     ) -> Result<(), ExecError> {
         let (tokens, hidden) = (self.pass.tokens, self.pass.spec.hidden);
-        let Buffers { mixed, gated, scores, .. } = buffers;
+        let Buffers { mixed, gated, scores, decoded, .. } = buffers;
         let mixed = &mut mixed[..tokens * hidden];
         let (Some(expert), Some(shared)) = (&self.weights.shared, self.spec.shared) else {
             mixed.fill(0.0);
@@ -264,7 +280,8 @@ impl<'a> Mixture<'a> {
             let target = Target { out: scores, stride: 1, offset: 0 };
             self.pass.multiply(router, x, &mut input, source, target)?;
         }
-        let space = Space { both: &mut scratch.gate_up, gated, input: &mut scratch.input };
+        let (both, input) = (&mut scratch.gate_up, &mut scratch.input);
+        let space = Space { both, gated, input, decoded: decoded.as_mut() };
         self.expert(expert, &Rule::plain(shared.intermediate), mixed, space, source)?;
         if self.weights.shared_router.is_some() {
             for (mixed, score) in mixed.chunks_exact_mut(hidden).zip(scores) {
@@ -286,8 +303,9 @@ impl<'a> Mixture<'a> {
         for index in 0..buffers.wanted.len() {
             let expert = buffers.wanted[index].expert;
             let place = buffers.places(expert).start;
-            let Buffers { gathered, gated, .. } = &mut *buffers;
-            let space = Space { both: &mut scratch.gate_up, gated, input: &mut scratch.input };
+            let Buffers { gathered, gated, decoded, .. } = &mut *buffers;
+            let (both, input) = (&mut scratch.gate_up, &mut scratch.input);
+            let space = Space { both, gated, input, decoded: decoded.as_mut() };
             let row = &mut gathered[place * hidden..][..hidden];
             row.copy_from_slice(&scratch.delta[..hidden]);
             let (weights, rule) = (&self.weights.experts[expert as usize], self.rule(expert));
@@ -312,14 +330,15 @@ impl<'a> Mixture<'a> {
         for index in 0..buffers.wanted.len() {
             let expert = buffers.wanted[index].expert;
             let places = buffers.places(expert);
-            let Buffers { gathered, gated, mixed, order, .. } = &mut *buffers;
+            let Buffers { gathered, gated, mixed, order, decoded, .. } = &mut *buffers;
             let places = &order[places];
             let row = |token: u32| token as usize * hidden;
             let rows = &mut gathered[..places.len() * hidden];
             for (x, place) in rows.chunks_exact_mut(hidden).zip(places) {
                 x.copy_from_slice(&scratch.delta[row(place.token)..][..hidden]);
             }
-            let space = Space { both: &mut scratch.gate_up, gated, input: &mut scratch.input };
+            let (both, input) = (&mut scratch.gate_up, &mut scratch.input);
+            let space = Space { both, gated, input, decoded: decoded.as_mut() };
             let (weights, rule) = (&self.weights.experts[expert as usize], self.rule(expert));
             self.expert(weights, &rule, rows, space, source)?;
             for (delta, place) in rows.chunks_exact(hidden).zip(places) {
@@ -355,13 +374,15 @@ impl<'a> Mixture<'a> {
     ) -> Result<(), ExecError> {
         let (hidden, inner) = (self.pass.spec.hidden, rule.inner);
         let tokens = rows.len() / hidden;
-        let Space { both, gated, input } = space;
+        let Space { both, gated, input, mut decoded } = space;
         let both = &mut both[..tokens * 2 * inner];
         let mut prepared = Prepared::new(input);
         let mut offset = 0;
         for &matrix in &weights.gate_up {
             let target = Target { out: &mut *both, stride: 2 * inner, offset };
-            offset += self.product(rule, matrix, rows, &mut prepared, source, target)?;
+            let matrix = Stored { matrix, scales: weights.scales.map(|[first, _]| first) };
+            let space = (&mut prepared, decoded.as_deref_mut());
+            offset += self.product(rule, matrix, rows, space, source, target)?;
         }
         add_biases(both, rule.gate_up_bias);
         let gated = &mut gated[..tokens * inner];
@@ -372,7 +393,8 @@ impl<'a> Mixture<'a> {
             isa.run(GateApart { activation, both, interleaved: rule.interleaved, out });
         });
         let target = Target { out: &mut *rows, stride: hidden, offset: 0 };
-        self.product(rule, weights.down, gated, &mut Prepared::new(input), source, target)?;
+        let down = Stored { matrix: weights.down, scales: weights.scales.map(|[_, last]| last) };
+        self.product(rule, down, gated, (&mut Prepared::new(input), decoded), source, target)?;
         add_biases(rows, rule.down_bias);
         Ok(())
     }
@@ -381,12 +403,17 @@ impl<'a> Mixture<'a> {
     fn product<S: WeightSource>(
         &self,
         rule: &Rule<'_>,
-        matrix: Matrix,
+        Stored { matrix, scales }: Stored,
         x: &[f32],
-        input: &mut Prepared<'_>,
+        (input, decoded): (&mut Prepared<'_>, Option<&mut Decoded>),
         source: &mut S,
         target: Target<'_>,
     ) -> Result<usize, ExecError> {
+        if let (Some(scales), Some(decoded)) = (scales, decoded) {
+            let space = (input, decoded);
+            self.pass.multiply_blocks((scales, matrix), x, space, source, target)?;
+            return Ok(matrix.rows);
+        }
         if rule.transposed {
             self.pass.multiply_transposed(matrix, x, source, target)?;
             return Ok(matrix.cols);
@@ -399,8 +426,17 @@ impl<'a> Mixture<'a> {
 impl Expert {
     /// The first of its weights in the pass's list.
     fn first(&self) -> usize {
-        self.gate_up.first().map_or(self.down.index, |matrix| matrix.index)
+        let matrix = self.gate_up.first().map_or(self.down.index, |matrix| matrix.index);
+        // Scales come before what they scale.
+        self.scales.map_or(matrix, |[first, _]| first.index)
     }
+}
+
+/// A matrix, and its scales if it is in blocks.
+#[derive(Clone, Copy)]
+struct Stored {
+    matrix: Matrix,
+    scales: Option<Matrix>,
 }
 
 /// How an expert computes.
@@ -424,4 +460,5 @@ struct Space<'a> {
     both: &'a mut [f32],
     gated: &'a mut [f32],
     input: &'a mut Input,
+    decoded: Option<&'a mut Decoded>,
 }

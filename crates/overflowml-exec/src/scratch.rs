@@ -75,7 +75,7 @@ impl Scratch {
             queries_down: filled(layout.latent.queries_down),
             latent_queries: filled(layout.latent.queries),
             head: filled(layout.latent.head),
-            experts: spec.experts.as_ref().map(|it| Buffers::new(&layout.experts, it.count)),
+            experts: spec.experts.as_ref().map(|it| Buffers::new(&layout.experts, it, spec.hidden)),
         })
     }
 }

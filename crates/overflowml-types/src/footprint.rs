@@ -148,7 +148,7 @@ pub struct ExpertScratch {
     pub mixed: usize,
     /// `[chunk, the wider of an expert and the shared part]`: the gated input of a down projection.
     pub gated: usize,
-    /// Scales of one matrix, as bytes, and `[threads, 8, columns]` of its rows, where matrices are
+    /// Scales of one matrix, as bytes, and `[BLOCK_ROWS, columns]` of its rows, where matrices are
     /// stored in blocks.
     pub blocks: usize,
 }
@@ -169,7 +169,10 @@ impl LatentScratch {
 }
 
 impl ExpertScratch {
-    fn new(spec: &DecoderSpec, chunk: usize, threads: usize) -> Self {
+    /// Rows of a matrix in blocks that are worked on at a time.
+    pub const BLOCK_ROWS: usize = 128;
+
+    fn new(spec: &DecoderSpec, chunk: usize) -> Self {
         let Some(experts) = &spec.experts else { return Self::default() };
         let (count, active) = (experts.count, experts.active);
         let shared = experts.shared.map_or(0, |shared| shared.intermediate);
@@ -177,7 +180,7 @@ impl ExpertScratch {
             ExpertStorage::Mxfp4 => {
                 let scales = 2 * experts.intermediate * spec.hidden.div_ceil(32);
                 scales.max(spec.hidden * experts.intermediate.div_ceil(32)).div_ceil(4)
-                    + threads * 8 * spec.hidden.max(experts.intermediate).next_multiple_of(32)
+                    + Self::BLOCK_ROWS * spec.hidden.max(experts.intermediate).next_multiple_of(32)
             }
             _ => 0,
         };
@@ -238,7 +241,7 @@ impl ScratchLayout {
             candidates: sampled * 2,
             row: spec.hidden,
             latent: LatentScratch::new(spec, chunk),
-            experts: ExpertScratch::new(spec, chunk, threads),
+            experts: ExpertScratch::new(spec, chunk),
         }
     }
 

@@ -117,7 +117,7 @@ impl SynthRequest {
             .iter()
             .map(|weight| {
                 let name = family.tensor_name(&weight.name);
-                Recipe::new(weight, name, spec.norm_weight_offset, seed)
+                Recipe::new(weight, name, &spec, seed)
             })
             .collect();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);

@@ -114,6 +114,10 @@ pub fn status(report: &RunReport) {
         .memory
         .peak_rss
         .map_or_else(String::new, |peak| format!(", peak {peak} of {}", report.memory.budget));
-    output::note(&format!("[{} tokens{speed}{peak}]", report.tokens.len()));
+    let experts = report.io.experts.as_ref().map_or_else(String::new, |experts| {
+        let hits = experts.decode_hit_rate.or(experts.hit_rate).unwrap_or(1.0);
+        format!(", {:.0} % of experts found in memory", 100.0 * hits)
+    });
+    output::note(&format!("[{} tokens{speed}{experts}{peak}]", report.tokens.len()));
     let _ = std::io::stderr().flush();
 }

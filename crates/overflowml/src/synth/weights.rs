@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use half::f16;
-use overflowml_types::{Access, Bytes, DType, WeightSpec};
+use overflowml_types::{Access, Bytes, DType, DecoderSpec, WeightSpec};
 
 /// What one job makes; also how much is handed to the disk at once.
 const PIECE: usize = 1 << 20;
@@ -25,13 +25,17 @@ pub(super) struct Recipe {
 
 impl Recipe {
     /// Matrices keep activations near the size of their input, norms are near one, biases small.
-    pub(super) fn new(weight: &WeightSpec, name: String, norm_offset: f32, seed: u64) -> Self {
+    pub(super) fn new(weight: &WeightSpec, name: String, spec: &DecoderSpec, seed: u64) -> Self {
+        let norm_offset = spec.norm_weight_offset;
+        let routed = spec.experts.is_some() && !spec.tied_embeddings;
         let cols = weight.shape.last().copied().unwrap_or(1);
         // A uniform distribution is as wide as its standard deviation times the root of three.
         #[allow(clippy::cast_precision_loss)] // widths are far below 2^24
         let (centre, spread) = match weight.access {
             Access::Kept if weight.name.ends_with(".bias") => (0.0, 0.02),
             Access::Kept => (1.0 - norm_offset, 0.1),
+            // Where tokens choose experts, they must differ by more than what layers add to all of them.
+            Access::Lookup if routed => (0.0, 3.0_f32.sqrt()),
             Access::Rows | Access::Lookup | Access::Expert => {
                 (0.0, 0.7 * (3.0 / cols as f32).sqrt())
             }
