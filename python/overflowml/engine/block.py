@@ -8,6 +8,7 @@ from typing import Any, Iterable, Sequence
 import torch
 from torch import nn
 
+from .codec import eligible, encode
 from .tensors import Parts, Span, align, as_member, byte_range, raw_bytes, take_apart
 
 
@@ -44,7 +45,13 @@ class Block:
     originals: list[torch.Tensor] = field(default_factory=list)
     parts: list[Parts] = field(default_factory=list)
     spans: list[list[Span]] = field(default_factory=list)
+    encoded: list[bool] = field(default_factory=list)
+    """Which of the tensors are computed from what the slab holds, each time they are used."""
     nbytes: int = 0
+
+    @property
+    def decodes(self) -> bool:
+        return any(self.encoded)
 
     def tensors_in(self, slab: torch.Tensor) -> list[torch.Tensor]:
         """The block's tensors as views of `slab`, ready to be put in place."""
@@ -64,8 +71,10 @@ class Block:
         return all(member.store.get(member.key) is tensors[member.tensor] for member in self.members)
 
 
-def lay_out(name: str, module: nn.Module, members: Iterable[tuple[str, nn.Module, str, dict[str, Any]]]) -> tuple[Block, list[Piece]]:
-    """The block of `members`, and what has to be copied where to fill a slab of it.
+def lay_out(
+    name: str, module: nn.Module, members: Iterable[tuple[str, nn.Module, str, dict[str, Any]]], precision: str = "exact"
+) -> tuple[Block, list[Piece]]:
+    """The block of `members`, and what has to be copied where to fill a slab of it, in `precision`.
 
     Raises:
         Unsupported: a tensor whose bytes cannot be moved.
@@ -76,10 +85,18 @@ def lay_out(name: str, module: nn.Module, members: Iterable[tuple[str, nn.Module
         tensor = store[key]
         if id(tensor) not in known:
             known[id(tensor)] = len(block.originals)
-            block.parts.append(take_apart(tensor, full_name))
+            rounded = precision != "exact" and eligible(owner, tensor)
+            block.parts.append(encode(tensor, precision) if rounded else take_apart(tensor, full_name))
+            block.encoded.append(rounded)
             block.originals.append(tensor)
         block.members.append(Member(full_name, owner, key, store, known[id(tensor)]))
     return block, _assign_offsets(block)
+
+
+def rounded(block: Block, precision: str) -> tuple[Block, list[Piece]]:
+    """The same block, laid out anew in `precision`."""
+    members = [(member.name, member.module, member.key, member.store) for member in block.members]
+    return lay_out(block.name, block.module, members, precision)
 
 
 def _assign_offsets(block: Block) -> list[Piece]:

@@ -89,8 +89,12 @@ class Component:
         raise NotImplementedError
 
     def streamed(self) -> list[int]:
-        """Blocks that are hooked: those that are not always there."""
+        """Blocks that are not always there."""
         raise NotImplementedError
+
+    def hooked(self) -> list[int]:
+        """Blocks that something has to be done for when they run."""
+        return self.streamed()
 
     def block_bytes(self, index: int) -> int:
         """What travels for one block."""
@@ -128,8 +132,8 @@ class Component:
         self._undisguise = computes_on(self.root, self.device.where)
 
     def hook_blocks(self) -> None:
-        """Hooks exactly the blocks that are streamed now."""
-        streamed = set(self.streamed())
+        """Hooks exactly the blocks that have to be hooked now."""
+        streamed = set(self.hooked())
         for index in [index for index in self._block_handles if index not in streamed]:
             _unhook(self._block_handles.pop(index))
         for index in sorted(streamed - set(self._block_handles)):

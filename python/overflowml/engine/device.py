@@ -43,6 +43,8 @@ class Device(Protocol):
     name: str
     where: torch.device
     traffic: Traffic
+    shares_host_memory: bool
+    """Whether it computes in the memory that weights are at home in."""
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Uninitialised bytes on the device. Raises `torch.OutOfMemoryError` (or its like) when full."""
@@ -93,6 +95,8 @@ class _EventMark:
 
 class AcceleratorDevice:
     """Any device that `torch.accelerator` knows and that has memory of its own."""
+
+    shares_host_memory = False
 
     def __init__(self, where: torch.device) -> None:
         index = where.index if where.index is not None else torch.accelerator.current_device_index()

@@ -10,6 +10,7 @@ import torch
 from ..errors import InUse, refuse
 from .block import Block, Piece
 from .device import Device, host_slab
+from .tensors import as_member
 
 
 @dataclass
@@ -70,12 +71,26 @@ def settle(block: Block, pieces: Sequence[Piece], pin_for: Device | None = None)
         for piece in pieces:
             slab[piece.offset : piece.offset + piece.source.numel()].copy_(piece.source)
         came_from = [original.device for original in block.originals]
-        views = block.tensors_in(slab)
-        tensors = [_repoint(original, view) for original, view in zip(block.originals, views)]
+        tensors = _settled(block, slab)
     block.parts = [parts.forget() for parts in block.parts]
     home = Home(block, slab, tensors, came_from, pinned)
     home.put()
     return home
+
+
+def _settled(block: Block, slab: torch.Tensor) -> list[torch.Tensor]:
+    """What the modules find at home: the originals, pointing to the slab; for rounded weights a tensor without data."""
+    if not block.decodes:
+        return [_repoint(original, view) for original, view in zip(block.originals, block.tensors_in(slab))]
+    tensors = []
+    for original, parts, spans, encoded in zip(block.originals, block.parts, block.spans, block.encoded):
+        if encoded:
+            tensors.append(as_member(original, torch.empty_like(original.data, device="meta")))
+            original.data = torch.empty(0, dtype=original.dtype)
+        else:
+            view = as_member(original, parts.rebuild([span.view(slab) for span in spans]))
+            tensors.append(_repoint(original, view))
+    return tensors
 
 
 def _repoint(original: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
@@ -98,8 +113,19 @@ def send_back(home: Home, device: Device | None) -> None:
     if home.pinned and device is not None:
         device.unpin(home.slab)
         home.pinned = False
+    if home.block.decodes:
+        _decode_for_good(home)
     home.put()
     with torch.inference_mode(False), torch.no_grad():
         for tensor, where in zip(home.tensors, home.came_from):
             if where.type not in ("cpu", "meta") and type(tensor.data) is torch.Tensor:
                 tensor.data = tensor.data.to(where)
+
+
+def _decode_for_good(home: Home) -> None:
+    """Rounded weights become tensors of the model's own dtype again, in the original parameters."""
+    decoded = home.block.tensors_in(home.slab)
+    for index, (original, encoded) in enumerate(zip(home.block.originals, home.block.encoded)):
+        if encoded:
+            original.data = decoded[index].data
+            home.tensors[index] = original

@@ -25,6 +25,8 @@ class _Now:
 class HostDevice:
     """Implements `Device` where computing happens in the memory that weights are in."""
 
+    shares_host_memory = True
+
     def __init__(self) -> None:
         self.name, self.where, self.traffic = "cpu", torch.device("cpu"), Traffic()
 

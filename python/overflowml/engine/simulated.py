@@ -59,6 +59,7 @@ class SimulatedDevice:
     """A `Device` with `budget` bytes, whose link moves `bytes_per_second` after `latency_seconds`."""
 
     where = torch.device("cpu")
+    shares_host_memory = False
 
     def __init__(
         self, budget: int, *, latency_seconds: float = 0.0, bytes_per_second: float = float("inf"), faults: Faults | None = None

@@ -58,6 +58,9 @@ class Streamer(Component):
     def streamed(self) -> list[int]:
         return [index for index, stays in enumerate(self.resident) if not stays]
 
+    def hooked(self) -> list[int]:
+        return [index for index, home in enumerate(self.homes) if not self.resident[index] or home.block.decodes]
+
     def device_bytes(self) -> int:
         """What the component occupies while it is in use, without activations."""
         stay = sum(home.slab.numel() for home, stays in zip(self.homes, self.resident) if stays)
@@ -100,11 +103,17 @@ class Streamer(Component):
     def _bring(self, key: int, home: Home) -> None:
         if not home.slab.numel():
             return
+        if self.device.shares_host_memory:
+            self._memory[key] = home.slab
+            return
         memory = self.device.allocate(home.slab.numel())
         # Memory that torch hands out again may still be read by what was queued before.
         self._pending.append(self.device.copy(memory, home.slab, self.device.mark()))
+        self._memory[key] = memory
+        if home.block.decodes:
+            return
         tensors = home.block.tensors_in(memory)
-        self._memory[key], self._on_device[key] = memory, (home, tensors, [])
+        self._on_device[key] = (home, tensors, [])
         home.block.put(tensors)
 
     def _keep_changes(self) -> None:
@@ -147,6 +156,7 @@ class Streamer(Component):
         self._fill_slots()
 
     def _end_pass(self) -> None:
+        self.last.order = [index for index in self.last.order if not self.resident[index]]
         order = [index for index in self.last.order if not self.resident[index]]
         if order and order != self._ring.order and set(order) >= set(self.streamed()):
             self._order = self._with_residents(order)
@@ -159,6 +169,9 @@ class Streamer(Component):
         return _merge(order, missing)
 
     def _enter(self, index: int) -> None:
+        if self.resident[index]:
+            self.blocks[index].put(self.blocks[index].tensors_in(self._memory[index]))
+            return
         slot_index = self._ring.slot_of(index)
         home = self.homes[index]
         if home.accept_changes() or (slot_index is not None and self._slots[slot_index].version != home.version()):
@@ -175,10 +188,16 @@ class Streamer(Component):
         self.device.wait(slot.ready)
         after = self.device.mark(timed=True)
         self._running.marks.append((index, before, after, None))
+        self.blocks[index].put(self._views(index, slot))
+        self._ring.used(index)
+
+    def _views(self, index: int, slot: Slot) -> list[torch.Tensor]:
+        """The block's tensors in a slot: always the same ones, unless they are computed anew each time."""
+        if self.blocks[index].decodes:
+            return self.blocks[index].tensors_in(slot.memory)
         if index not in slot.views:
             slot.views[index] = self.blocks[index].tensors_in(slot.memory)
-        self.blocks[index].put(slot.views[index])
-        self._ring.used(index)
+        return slot.views[index]
 
     def _leave(self, index: int) -> None:
         slot_index = self._ring.slot_of(index)

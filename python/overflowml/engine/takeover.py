@@ -11,6 +11,7 @@ from torch import nn
 from ..placement import ComponentPlacement, ComponentRequest, Placement, PlacementRequest, StackRequest, place
 from ..progress import Progress
 from .activations import estimate_activations
+from .block import rounded
 from .component import Component
 from .device import Device
 from .home import settle
@@ -77,7 +78,7 @@ def _device_kind(device: Device) -> str:
 
 def take_over(subject: Subject, decided: ComponentPlacement, device: Device, manager: Manager, progress: Progress) -> Component:
     """Starts managing one model as decided."""
-    if decided.mode == "resident":
+    if decided.mode == "resident" and decided.precision == "exact":
         component: Component = Whole(subject.name, subject.module, device)
     else:
         component = _stream(subject, decided, device, manager, progress)
@@ -99,16 +100,23 @@ def _stream(
     fixed = settle(anatomy.fixed, anatomy.pieces.pop(""), device if travels else None)
     homes = []
     for block, stays in zip(blocks, flags):
-        homes.append(settle(block, anatomy.pieces.pop(block.name), device if travels or not stays else None))
+        pieces = anatomy.pieces.pop(block.name)
+        if decided.precision != "exact":
+            block, pieces = rounded(block, decided.precision)
+        homes.append(settle(block, pieces, device if travels or not stays else None))
         progress.advance(block.nbytes)
     component = Streamer(subject.name, subject.module, fixed, homes, device, flags, decided.slots, anatomy.unmovable)
     component.stats.host_copied_bytes = sum(home.slab.numel() for home in [fixed, *homes])
     component.pin_all = travels
+    component.stays = decided.mode == "resident"
+    if decided.precision != "exact":
+        manager.notes.append(ROUNDED.format(subject.name or "the model", decided.precision))
     if not component.pin():
         manager.notes.append(UNPINNED)
     return component
 
 
+ROUNDED = "{}: matrices are rounded to {} and turned back on use, which changes results; restore() gives the rounded weights"
 UNPINNED = "host memory could not be registered for direct copies: copies are slower and hold the host up"
 
 
