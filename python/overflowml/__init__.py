@@ -15,11 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import ArgumentError, ClosedError, Infeasible, InUse, ModelError, OverflowmlError, ReadError, UnsupportedObject
+    from .batching import BatchReport, auto_batch
+    from .guard import MemoryGuard
+    from .hardware import Accelerator, HardwareProfile, detect_hardware
+    from .load import load_model, load_pipeline, strategy_of
     from .optimize import optimize_model, optimize_pipeline, restore
+    from .planner import CanRunResult, can_run, doctor, inspect_model, pick_strategy, plan
     from .strategy import OffloadMode, QuantMode, Strategy
 
 _WHERE = {
     "optimize_model": "optimize", "optimize_pipeline": "optimize", "restore": "optimize",
+    "load_model": "load", "load_pipeline": "load", "strategy_of": "load",
+    "detect_hardware": "hardware", "HardwareProfile": "hardware", "Accelerator": "hardware",
+    "plan": "planner", "can_run": "planner", "inspect_model": "planner", "doctor": "planner", "pick_strategy": "planner",
+    "CanRunResult": "planner", "MemoryGuard": "guard", "auto_batch": "batching", "BatchReport": "batching",
     "Strategy": "strategy", "OffloadMode": "strategy", "QuantMode": "strategy",
     "OverflowmlError": "errors", "Infeasible": "errors", "ModelError": "errors", "ReadError": "errors", "ClosedError": "errors",
     "ArgumentError": "errors",

@@ -27,6 +27,7 @@ def optimize_model(
     allow: Sequence[str] = ("exact",),
     activations: Size | None = None,
     device: Device | str | None = None,
+    spill: bool | str = False,
     verbose: bool = False,
 ) -> Strategy:
     """Makes `model` run within the memory there is, with the same results, bit for bit.
@@ -41,6 +42,8 @@ def optimize_model(
         allow: precisions that may be used: ``"exact"``, ``"fp8"``, ``"int8"``, ``"int4"``. Only `exact` keeps the bits.
         activations: device memory that one pass needs beside weights, if you know it; else estimated, then measured.
         device: ``"cuda:1"`` and the like, ``"cpu"``, or a `Device`; by default the accelerator, if there is one.
+        spill: without an accelerator, and with `ram` smaller than the model: move weights to a temporary file, in this folder
+            if it is a path, and stream them from there.
         verbose: print the strategy to stderr.
 
     Raises:
@@ -54,8 +57,8 @@ def optimize_model(
             UnsupportedObject, "python.unsupported-object", f"a {type(model).__name__} is not a torch module",
             "pass a torch.nn.Module, or a diffusers pipeline to optimize_pipeline",
         )
-    wish = _wish(vram, ram, allow, activations, hw, strategy)
-    return _optimize(model, [("", model, _kind_of_model(model))], wish, device, verbose)
+    wish = make_wish(vram, ram, allow, activations, hw)
+    return _optimize(model, [("", model, kind_of_model(model))], wish, device, spill, verbose)
 
 
 def optimize_pipeline(
@@ -73,6 +76,7 @@ def optimize_pipeline(
     activations: Size | None = None,
     steps: int = 28,
     device: Device | str | None = None,
+    spill: bool | str = False,
     verbose: bool = False,
 ) -> Strategy:
     """Makes a diffusers pipeline run within the memory there is, with the same images, bit for bit.
@@ -93,13 +97,13 @@ def optimize_pipeline(
     found = models_of(pipe)
     if found is None:
         return optimize_model(
-            pipe, model_size_gb, hw, strategy, vram=vram, ram=ram, allow=allow, activations=activations, device=device, verbose=verbose
+            pipe, model_size_gb, hw, strategy, vram=vram, ram=ram, allow=allow, activations=activations, device=device, spill=spill, verbose=verbose
         )
     if allow_quantization:
         allow = tuple(dict.fromkeys([*allow, "fp8", "int8", "int4"]))
-    wish = _wish(vram, ram, allow, activations, hw, strategy)
+    wish = make_wish(vram, ram, allow, activations, hw)
     wish.task, wish.steps = "diffusion", steps
-    applied = _optimize(pipe, found, wish, device, verbose)
+    applied = _optimize(pipe, found, wish, device, spill, verbose)
     if compile:
         from .pipelines import compile_blocks
 
@@ -119,10 +123,10 @@ def restore(obj: Any) -> None:
         undo(obj)
 
 
-def _wish(
-    vram: Size | None, ram: Size | None, allow: Sequence[str], activations: Size | None, hw: HardwareProfile | None,
-    strategy: Strategy | None,
+def make_wish(
+    vram: Size | None, ram: Size | None, allow: Sequence[str], activations: Size | None, hw: HardwareProfile | None
 ) -> Wish:
+    """The caller's arguments, checked."""
     from .engine.takeover import Wish
 
     unknown = set(allow) - {"exact", "fp8", "int8", "int4"}
@@ -130,24 +134,25 @@ def _wish(
         raise ValueError(f"`allow` knows exact, fp8, int8 and int4, not {', '.join(sorted(map(str, unknown)))}")
     if vram is None and hw is not None and hw.gpu_vram_gb:
         vram = int(hw.gpu_vram_gb * 2**30)
-    del strategy
     return Wish(
         optional_size(vram, "vram"), optional_size(ram, "ram"), allow=list(allow), activations=optional_size(activations, "activations")
     )
 
 
-def _optimize(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: Device | str | None, verbose: bool) -> Strategy:
+def _optimize(
+    owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: Device | str | None, spill: bool | str, verbose: bool
+) -> Strategy:
     from .engine.takeover import restore as undo
 
     undo(owner)
     for _, module, _ in models:
         undo(module)
     started = time.perf_counter()
-    chosen = _device(device)
+    chosen = choose_device(device)
     if chosen is None:
         from .hostside import optimize_on_host
 
-        strategy = optimize_on_host(owner, models, wish)
+        strategy = optimize_on_host(owner, models, wish, spill)
     else:
         strategy = _apply(owner, models, wish, chosen)
     assert strategy._manager is not None
@@ -159,7 +164,7 @@ def _optimize(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device
 
 def _apply(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: Device) -> Strategy:
     from .engine.adapt import adapt_residency
-    from .engine.manager import Manager, remember
+    from .engine.manager import Manager
     from .engine.takeover import decide, examine, take_over
     from .progress import Progress
 
@@ -179,8 +184,7 @@ def _apply(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: D
         raise
     adapt_residency(manager)
     strategy.notes += manager.notes
-    remember(owner, manager)
-    _finish_owner(owner, manager, strategy)
+    finish_owner(owner, manager, strategy)
     return strategy
 
 
@@ -189,19 +193,27 @@ def _evictable_first(subjects: list[Subject], placement: Any) -> list[Subject]:
     return sorted(subjects, key=lambda subject: placement.of(subject.name).mode == "resident")
 
 
-def _finish_owner(owner: Any, manager: Any, strategy: Strategy) -> None:
+def finish_owner(owner: Any, manager: Any, strategy: Strategy) -> None:
+    """What is left to do once all models of `owner` are managed; undoes everything if it fails."""
     from torch import nn
 
-    if isinstance(owner, nn.Module):
-        # On the device now, so that `model.device` is right before the first call.
-        manager.components[0].ensure_active()
-        return
+    from .engine.manager import forget, remember
     from .pipelines import adopt_pipeline
 
-    adopt_pipeline(owner, manager, strategy)
+    remember(owner, manager)
+    try:
+        if isinstance(owner, nn.Module):
+            # On the device now: a budget that does not hold is better told here than in the first call.
+            manager.components[0].ensure_active()
+        else:
+            adopt_pipeline(owner, manager, strategy)
+    except BaseException:
+        manager.restore()
+        forget(owner)
+        raise
 
 
-def _device(device: Device | str | None) -> Device | None:
+def choose_device(device: Device | str | None) -> Device | None:
     """The device to compute on; `None` is the host."""
     import torch
 
@@ -215,7 +227,7 @@ def _device(device: Device | str | None) -> Device | None:
     return device
 
 
-def _kind_of_model(model: Any) -> str:
+def kind_of_model(model: Any) -> str:
     """Denoiser, text encoder, VAE or language model, by what the class is called and can do."""
     name = type(model).__name__
     if "Autoencoder" in name or name.endswith("VAE"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .engine.disguise import computes_on
 from .strategy import Strategy
 
 if TYPE_CHECKING:
@@ -23,14 +24,15 @@ def models_of(pipe: Any) -> list[tuple[str, Any, str]] | None:
     found = []
     for name, part in components.items():
         if isinstance(part, nn.Module):
-            found.append((name, part, _kind(name, part)))
+            found.append((name, part, kind_of_component(name, part)))
         elif isinstance(part, (list, tuple)):
-            found += [(f"{name}.{i}", p, _kind(name, p)) for i, p in enumerate(part) if isinstance(p, nn.Module)]
+            found += [(f"{name}.{i}", p, kind_of_component(name, p)) for i, p in enumerate(part) if isinstance(p, nn.Module)]
     distinct = {id(module): (name, module, kind) for name, module, kind in reversed(found)}
     return list(reversed(distinct.values())) or None
 
 
-def _kind(name: str, module: Any) -> str:
+def kind_of_component(name: str, module: Any) -> str:
+    """What a pipeline's model does, by its name there."""
     if name.startswith(_DENOISERS):
         return "denoiser"
     if name.startswith(("vae", "vqvae", "vqgan", "movq", "audio_vae")) or "Autoencoder" in type(module).__name__:
@@ -42,28 +44,12 @@ def _kind(name: str, module: Any) -> str:
 
 def adopt_pipeline(pipe: Any, manager: Manager, strategy: Strategy) -> None:
     """Has the pipeline believe that it runs on the device, and its VAE decode in pieces if the plan says so."""
-    where = manager.device.where
-    if where.type != "cpu":
-        _run_on(pipe, manager, where)
+    manager.undo.append(computes_on(pipe, manager.device.where, to=_stay))
     vae = getattr(pipe, "vae", None)
     for wanted, name in ((strategy.vae_tiling, "tiling"), (strategy.vae_slicing, "slicing")):
         if wanted and hasattr(vae, f"enable_{name}") and not getattr(vae, f"use_{name}", False):
             getattr(vae, f"enable_{name}")()
             manager.undo.append(getattr(vae, f"disable_{name}"))
-
-
-def _run_on(pipe: Any, manager: Manager, where: Any) -> None:
-    """Gives this one pipeline a class whose `device` is where it computes, wherever its weights are."""
-    original = type(pipe)
-    on_device = property(lambda self: where)
-    managed = type(original.__name__, (original,), {"device": on_device, "_execution_device": on_device, "to": _stay})
-    managed.__module__, managed.__qualname__ = original.__module__, original.__qualname__
-    pipe.__class__ = managed
-
-    def undo() -> None:
-        pipe.__class__ = original
-
-    manager.undo.append(undo)
 
 
 def _stay(pipe: Any, *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ from models import CASES
 CASE = next(case for case in CASES if case.shard)
 COMMANDS = ["detect", "inspect", "plan", "run", "score", "synth", "demo", "bench", "doctor"]
 FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3", "Phi3", "Gemma2", "Gemma3", "SmolLM3", "Olmo2", "Granite"]
+FAMILIES += ["Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe", "GptOss", "DeepseekV2", "DeepseekV3"]
 
 
 @pytest.fixture

@@ -142,3 +142,79 @@ fn passing(weights: &[PassWeight], target: Bytes) -> Option<ExpertCache> {
     let slot = pieces.iter().map(|piece| piece.stored().len).max()?;
     Some(ExpertCache { slot, kept: 0, spare: 0, layers, pieces })
 }
+
+#[cfg(test)]
+mod tests {
+    use overflowml_types::{DType, ExpertPart, FileId, FileSpan, Tensor};
+
+    use super::*;
+
+    /// `layers` layers of `count` experts with three matrices of `rows` rows of 4 KiB each.
+    fn weights(layers: u32, count: u32, rows: u64) -> Vec<PassWeight> {
+        let mut weights = Vec::new();
+        let mut offset = Bytes::new(100);
+        for layer in 0..layers {
+            for expert in 0..count {
+                for part in [ExpertPart::Gate, ExpertPart::Up, ExpertPart::Down] {
+                    let len = Bytes::kib(4 * rows);
+                    let span = FileSpan { file: FileId(0), offset, len };
+                    let (name, shape) = (String::new(), vec![rows, 2048]);
+                    let tensor = Tensor { name, dtype: DType::BF16, shape, span };
+                    let role = WeightRole::Expert(layer, expert, part);
+                    weights.push(PassWeight { role, access: Access::Expert, tensor });
+                    offset = offset.saturating_add(len);
+                }
+            }
+        }
+        weights
+    }
+
+    #[test]
+    fn a_cache_fits_its_room_and_fills_it() {
+        let weights = weights(4, 8, 700);
+        for room in [24, 40, 77, 130, 200] {
+            let room = Bytes::mib(room);
+            let cache = cache(&weights, room).unwrap();
+            let taken = cost(&cache);
+            assert!(taken <= room, "{taken} of {room}");
+            let all_kept = cache.kept == cache.pieces.len();
+            assert!(all_kept || room.left_after(taken) < cache.slot, "{taken} of {room}");
+            let kept: usize = (0..cache.layers).map(|nth| cache.kept_in(nth)).sum();
+            assert_eq!((cache.layers, kept), (4, cache.kept));
+        }
+        assert_eq!(cache(&weights, Bytes::kib(64)), None);
+    }
+
+    #[test]
+    fn more_room_keeps_no_less() {
+        let weights = weights(3, 16, 500);
+        let shares = (8..160).filter_map(|room| cache(&weights, Bytes::mib(room)));
+        let shares: Vec<f64> = shares.map(|cache| cache.share()).collect();
+        // Other sizes of pieces are taken where that is worth a twelfth.
+        assert!(shares.windows(2).all(|pair| pair[1] >= pair[0] / 1.09), "{shares:?}");
+        assert!(shares.len() > 100);
+    }
+
+    #[test]
+    fn pieces_cover_every_row_once_whatever_their_size() {
+        let weights = weights(2, 3, 333);
+        for target in TARGETS {
+            let cache = passing(&weights, target).unwrap();
+            for (index, weight) in weights.iter().enumerate() {
+                let mine = cache.pieces.iter().filter(|piece| piece.weight == index);
+                assert_eq!(mine.map(|piece| piece.rows).sum::<u64>(), weight.rows());
+            }
+            assert!(cache.pieces.iter().all(|piece| piece.stored().len <= cache.slot));
+        }
+    }
+
+    #[test]
+    fn the_smallest_passage_is_what_is_said_of_it() {
+        let weights = weights(2, 4, 300);
+        let smallest = passage(&weights, Bytes::ZERO).unwrap();
+        assert_eq!((smallest.kept, smallest.spare), (0, FEWEST_SPARE));
+        assert_eq!(cost(&smallest), smallest_passage(&weights));
+        let roomy = passage(&weights, Bytes::mib(500)).unwrap();
+        assert!(roomy.slot > smallest.slot && roomy.spare > smallest.spare);
+    }
+}

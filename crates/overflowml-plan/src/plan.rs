@@ -85,6 +85,11 @@ impl Plan {
         runs(&self.blocks)
     }
 
+    /// Whether passes read no matrix from disk.
+    pub const fn streams_nothing(&self) -> bool {
+        self.ring.is_none() && self.experts.is_none()
+    }
+
     /// Bytes of weights that stay in memory, without alignment.
     pub fn resident_weights(&self) -> Bytes {
         let kept = self.blocks.iter().filter(|block| block.home == Home::Memory);

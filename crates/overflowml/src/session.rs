@@ -357,7 +357,7 @@ impl Session {
         let telling = made.decode_passes >= TELLING.0 && weights >= TELLING.1;
         let read = weights.saturating_mul(made.decode_passes.into());
         if let Some(rate) =
-            BytesPerSecond::of(read, made.decode).filter(|_| telling && self.plan.ring.is_none())
+            BytesPerSecond::of(read, made.decode).filter(|_| telling && self.plan.streams_nothing())
         {
             self.planner.calibration.record_memory(rate);
         }

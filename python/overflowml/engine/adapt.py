@@ -25,7 +25,7 @@ class _Adapter:
     def __init__(self, manager: Manager, budget: int) -> None:
         self._manager, self._budget = manager, budget
         self._seen = 0
-        self._needed = 0
+        self._needed = -1
 
     def __call__(self, streamer: Streamer) -> None:
         device = self._manager.device

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from .block import Block
+from .device import Device
+from .disguise import computes_on
 from .watch import members_changed
 
 
@@ -40,8 +42,8 @@ class Component:
     One pass at a time: a second thread that calls the module waits for the first.
     """
 
-    def __init__(self, name: str, root: nn.Module, blocks: list[Block]) -> None:
-        self.name, self.root, self.blocks = name, root, blocks
+    def __init__(self, name: str, root: nn.Module, blocks: list[Block], device: Device) -> None:
+        self.name, self.root, self.blocks, self.device = name, root, blocks, device
         self.stats = PassStats()
         self.before_activation: Callable[[Component], None] | None = None
         self.last: Running = Running()
@@ -55,6 +57,7 @@ class Component:
         self._block_handles: dict[int, list[Any]] = {}
         self._wrapped: list[tuple[nn.Module, str]] = []
         self._generation = members_changed()
+        self._undisguise: Callable[[], None] = lambda: None
 
     # What subclasses provide.
 
@@ -95,7 +98,16 @@ class Component:
 
     def timeline(self) -> list[tuple[str, float, float, float]]:
         """(block, start, wait, compute) of the last pass, in seconds from its first block."""
-        return []
+        rows = [row for row in self.last.marks if row[3] is not None]
+        return [(self.blocks[i].name, start - rows[0][1], wait, done - start - wait) for i, start, wait, done in rows]
+
+    def _note_wait(self, index: int, wait: float) -> None:
+        """For components that run in step with the host: a block has come, after `wait` seconds."""
+        self._running.marks.append((index, time.perf_counter() - wait, wait, None))
+
+    def _note_done(self, index: int) -> None:
+        if self._running.marks and self._running.marks[-1][0] == index:
+            self._running.marks[-1] = (*self._running.marks[-1][:3], time.perf_counter())
 
     def disk_counters(self) -> dict[str, float]:
         """What was read from disk."""
@@ -113,6 +125,7 @@ class Component:
             if callable(getattr(self.root, method, None)):
                 self._wrap(self.root, method)
         self.hook_blocks()
+        self._undisguise = computes_on(self.root, self.device.where)
 
     def hook_blocks(self) -> None:
         """Hooks exactly the blocks that are streamed now."""
@@ -137,6 +150,7 @@ class Component:
 
     def detach(self) -> None:
         """Takes every hook off."""
+        self._undisguise()
         _unhook(self._handles + [handle for handles in self._block_handles.values() for handle in handles])
         for module, name in self._wrapped:
             module.__dict__.pop(name, None)

@@ -103,7 +103,9 @@ class AcceleratorDevice:
         self._copies = self._api.Stream(device=self.where)
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device=self.where)
+        # Also under inference_mode: what is allocated there cannot be written to outside.
+        with torch.inference_mode(False):
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.where)
 
     def pin(self, slab: torch.Tensor) -> bool:
         return pin_host_memory(slab)
@@ -145,6 +147,10 @@ class AcceleratorDevice:
     def free_bytes(self) -> int:
         cached = int(self._api.memory_reserved(self.where)) - self.allocated()
         return int(self._api.mem_get_info(self.where)[0]) + cached
+
+    def driver_free_bytes(self) -> int:
+        """Free for other programs, too: what torch's cache holds is not."""
+        return int(self._api.mem_get_info(self.where)[0])
 
     def total_bytes(self) -> int:
         return int(self._api.mem_get_info(self.where)[1])
@@ -216,7 +222,8 @@ def host_slab(nbytes: int) -> torch.Tensor:
     """Bytes of host memory, aligned for any tensor, exactly as many as asked for (to a page)."""
     if not nbytes:
         return torch.empty(0, dtype=torch.uint8)
-    whole = torch.empty(nbytes + 4096, dtype=torch.uint8)
+    with torch.inference_mode(False):
+        whole = torch.empty(nbytes + 4096, dtype=torch.uint8)
     skipped = -whole.data_ptr() % 4096
     return whole[skipped : skipped + nbytes]
 

@@ -7,6 +7,7 @@ from typing import Sequence
 
 import torch
 
+from ..errors import InUse, refuse
 from .block import Block, Piece
 from .device import Device, host_slab
 
@@ -23,6 +24,38 @@ class Home:
 
     def put(self) -> None:
         self.block.put(self.tensors)
+
+    def version(self) -> int:
+        """Grows whenever someone writes to the parameters in place."""
+        return sum(tensor._version for tensor in self.tensors)
+
+    def accept_changes(self) -> bool:
+        """Takes over parameters that someone has put in the place of ours; whether there were any.
+
+        Raises:
+            InUse: one of another shape or dtype: the block would have to be laid out anew.
+        """
+        if self.block.holds(self.tensors):
+            return False
+        for member in self.block.members:
+            theirs, ours = member.store.get(member.key), self.tensors[member.tensor]
+            if theirs is ours:
+                continue
+            if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype or type(theirs.data) is not torch.Tensor:
+                raise refuse(
+                    InUse, "python.in-use", f"`{member.name}` was replaced by something of another kind while optimised",
+                    "call overflowml.restore(obj) first, change it, and optimise again",
+                )
+            self.take_in(member.tensor, theirs)
+            theirs.data = ours.data
+            self.tensors[member.tensor] = theirs
+        self.put()
+        return True
+
+    def take_in(self, index: int, values: torch.Tensor) -> None:
+        """Writes changed values to the host copy."""
+        with torch.inference_mode(False), torch.no_grad():
+            self.tensors[index].data.copy_(values.data)
 
 
 def settle(block: Block, pieces: Sequence[Piece], pin_for: Device | None = None) -> Home:

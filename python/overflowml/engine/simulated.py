@@ -85,7 +85,8 @@ class SimulatedDevice:
                 raise torch.OutOfMemoryError(f"simulated device out of memory: {nbytes} bytes wanted, {free} free")
             self._used += nbytes
             self._peak = max(self._peak, self._used)
-        memory = torch.full((nbytes,), POISON, dtype=torch.uint8)
+        with torch.inference_mode(False):
+            memory = torch.full((nbytes,), POISON, dtype=torch.uint8)
         weakref.finalize(memory.untyped_storage(), self._free, nbytes)
         return memory
 

@@ -7,7 +7,9 @@ called; a module with parameters of its own may use those of its children withou
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Callable
 
+import torch
 from torch import nn
 
 from .block import Block, Piece, lay_out
@@ -44,23 +46,36 @@ class Anatomy:
 
 def module_bytes(module: nn.Module) -> int:
     """Bytes of the distinct parameters and buffers below `module`."""
-    seen = {}
-    for _, _, key, store in member_names(module):
-        tensor = store[key]
-        seen[id(tensor)] = tensor.numel() * tensor.element_size()
-    return sum(seen.values())
+    distinct = {id(store[key]): store[key] for _, _, key, store in member_names(module)}
+    return sum(_stored_bytes(tensor) for tensor in distinct.values())
 
 
-def dissect(root: nn.Module, largest: int | None = None) -> Anatomy:
+def _stored_bytes(tensor: torch.Tensor) -> int:
+    """What a tensor takes in memory; a quantised one is as large as its parts."""
+    try:
+        return sum(plain.numel() * plain.element_size() for plain in take_apart(tensor, "").plain)
+    except Unsupported:
+        return tensor.numel() * tensor.element_size()
+
+
+Elsewhere = Callable[[nn.Module, torch.Tensor], bool]
+"""Whether a module's tensor is taken care of in another way, and belongs to no block."""
+
+
+def _nothing(_module: nn.Module, _tensor: torch.Tensor) -> bool:
+    return False
+
+
+def dissect(root: nn.Module, largest: int | None = None, elsewhere: Elsewhere = _nothing) -> Anatomy:
     """Cuts `root` into stacks of blocks; a block above `largest` bytes is cut further where it can be."""
     total = module_bytes(root)
     largest = largest if largest is not None else max(total // 8, 1)
     units = _units(root, "", largest, max(total // _LEAF_SHARE, 1))
-    shared = _shared_tensors(root, [unit for _, _, unit in units])
+    shared = _shared_tensors(root, [unit for _, _, unit in units], elsewhere)
     anatomy = Anatomy(root, [], Block("", root), {}, [], [])
     for stack_name, name, unit in units:
-        _add_block(anatomy, stack_name, name, unit, shared)
-    _add_fixed(anatomy)
+        _add_block(anatomy, stack_name, name, unit, shared, elsewhere)
+    _add_fixed(anatomy, elsewhere)
     return anatomy
 
 
@@ -109,7 +124,7 @@ def _has_own_parameters(module: nn.Module) -> bool:
     return any(parameter is not None for parameter in module._parameters.values())
 
 
-def _shared_tensors(root: nn.Module, units: list[nn.Module]) -> set[int]:
+def _shared_tensors(root: nn.Module, units: list[nn.Module], elsewhere: Elsewhere) -> set[int]:
     """Tensors (by identity) whose memory more than one unit, or a unit and the rest, can see."""
     owner: dict[int, int] = {}
     for index, unit in enumerate(units):
@@ -118,6 +133,8 @@ def _shared_tensors(root: nn.Module, units: list[nn.Module]) -> set[int]:
     users: dict[tuple[int, int], set[int]] = {}
     tensors: dict[tuple[int, int], set[int]] = {}
     for name, module, key, store in member_names(root):
+        if elsewhere(module, store[key]):
+            continue
         for place in _places(store[key], name):
             users.setdefault(place, set()).add(owner.get(id(module), -1))
             tensors.setdefault(place, set()).add(id(store[key]))
@@ -137,8 +154,9 @@ def _places(tensor: object, name: str) -> list[tuple[int, int]]:
     return [byte_range(t)[:2] if t.device.type != "meta" else (0, id(tensor)) for t in plain if t.numel()]
 
 
-def _add_block(anatomy: Anatomy, stack_name: str, name: str, unit: nn.Module, shared: set[int]) -> None:
-    mine = [entry for entry in member_names(unit) if id(entry[3][entry[2]]) not in shared]
+def _add_block(anatomy: Anatomy, stack_name: str, name: str, unit: nn.Module, shared: set[int], elsewhere: Elsewhere) -> None:
+    members = [entry for entry in member_names(unit) if not elsewhere(entry[1], entry[3][entry[2]])]
+    mine = [entry for entry in members if id(entry[3][entry[2]]) not in shared]
     try:
         block, pieces = lay_out(name, unit, [(f"{name}.{path}", owner, key, store) for path, owner, key, store in mine])
     except Unsupported as reason:
@@ -153,14 +171,14 @@ def _add_block(anatomy: Anatomy, stack_name: str, name: str, unit: nn.Module, sh
     anatomy.pieces[name] = pieces
 
 
-def _add_fixed(anatomy: Anatomy) -> None:
+def _add_fixed(anatomy: Anatomy, elsewhere: Elsewhere) -> None:
     """Everything that is in no block; tensors that blocks share with it too."""
     in_blocks = {(id(m.store), m.key) for block in anatomy.blocks() for m in block.members}
     unmovable = {id(part) for unit in anatomy.unmovable for part in unit.modules()}
     rest = []
     for entry in member_names(anatomy.root):
         _, module, key, store = entry
-        if (id(store), key) in in_blocks or id(module) in unmovable:
+        if (id(store), key) in in_blocks or id(module) in unmovable or elsewhere(module, store[key]):
             continue
         try:
             take_apart(store[key], entry[0])

@@ -28,6 +28,8 @@ class Slot:
     free: Mark | None = None
     """Reached when nothing queued so far computes with them any more."""
     views: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    version: int = 0
+    """Of the host copy when it was copied from."""
 
 
 class Streamer(Component):
@@ -37,19 +39,19 @@ class Streamer(Component):
         self, name: str, root: nn.Module, fixed: Home, homes: list[Home], device: Device, resident: list[bool], slots: int,
         unmovable: list[nn.Module] | None = None,
     ) -> None:
-        super().__init__(name, root, [home.block for home in homes])
-        self.fixed, self.homes, self.device = fixed, homes, device
+        super().__init__(name, root, [home.block for home in homes], device)
+        self.fixed, self.homes = fixed, homes
         self.resident, self.slot_count = list(resident), slots
         self._unmovable = unmovable or []
         self._memory: dict[int, torch.Tensor] = {}
-        self._on_device: dict[int, list[torch.Tensor]] = {}
+        self._on_device: dict[int, tuple[Home, list[torch.Tensor], list[int]]] = {}
         self._slots: list[Slot] = []
         self._pending: list[Mark] = []
         self._order: list[int] | None = None
         self._ring = Ring([], 0)
         self.adapt: Any = None
         self.extras: list[torch.Tensor] = []
-        self.pin_all = False
+        self.pin_all = self.stays = False
 
     # What is where.
 
@@ -85,6 +87,8 @@ class Streamer(Component):
             for mark in self._pending:
                 self.device.wait(mark)
             self._pending = []
+            for _, tensors, versions in self._on_device.values():
+                versions += [tensor._version for tensor in tensors]
             for module in self._unmovable:
                 module.to(self.device.where)
             self._place_extras()
@@ -99,10 +103,23 @@ class Streamer(Component):
         memory = self.device.allocate(home.slab.numel())
         # Memory that torch hands out again may still be read by what was queued before.
         self._pending.append(self.device.copy(memory, home.slab, self.device.mark()))
-        self._memory[key], self._on_device[key] = memory, home.block.tensors_in(memory)
-        home.block.put(self._on_device[key])
+        tensors = home.block.tensors_in(memory)
+        self._memory[key], self._on_device[key] = memory, (home, tensors, [])
+        home.block.put(tensors)
+
+    def _keep_changes(self) -> None:
+        """Writes home what someone wrote to weights on the device: nobody, unless weights were loaded or adapters fused."""
+        for home, tensors, versions in self._on_device.values():
+            for index, (tensor, version) in enumerate(zip(tensors, versions)):
+                if tensor._version != version:
+                    home.take_in(index, tensor)
+                    self.device.traffic.from_device_bytes += tensor.numel() * tensor.element_size()
+            if not home.block.holds(tensors):
+                _swap_unchanged(home, tensors)
+                home.accept_changes()
 
     def _deactivate(self) -> None:
+        self._keep_changes()
         for mark in [*self._pending, *(slot.ready for slot in self._slots)]:
             if mark is not None:
                 self.device.wait(mark)
@@ -116,6 +133,10 @@ class Streamer(Component):
     def _streamed_order(self) -> list[int]:
         seen = self._order if self._order is not None else range(len(self.blocks))
         return [index for index in seen if not self.resident[index]]
+
+    def deactivate(self) -> None:
+        if not self.stays:
+            super().deactivate()
 
     # A pass.
 
@@ -139,9 +160,14 @@ class Streamer(Component):
 
     def _enter(self, index: int) -> None:
         slot_index = self._ring.slot_of(index)
+        home = self.homes[index]
+        if home.accept_changes() or (slot_index is not None and self._slots[slot_index].version != home.version()):
+            slot_index = None
         if slot_index is None:
             self.stats.misses += 1
             slot_index = self._ring.victim()
+            if index in self._ring.held:
+                slot_index = self._ring.held.index(index)
             self._load(index, slot_index)
         slot = self._slots[slot_index]
         before = self.device.mark(timed=True)
@@ -170,6 +196,7 @@ class Streamer(Component):
     def _load(self, index: int, slot_index: int) -> None:
         slot, slab = self._slots[slot_index], self.homes[index].slab
         self._ring.held[slot_index] = None
+        slot.version = self.homes[index].version()
         slot.ready = self.device.copy(slot.memory[: slab.numel()], slab, slot.free)
         self._ring.held[slot_index] = index
 
@@ -218,6 +245,7 @@ class Streamer(Component):
         return rows
 
     def send_back(self) -> None:
+        self.stays = False
         self.deactivate()
         for home in [self.fixed, *self.homes]:
             send_back(home, self.device)
@@ -236,6 +264,13 @@ class Streamer(Component):
         self.stats.adapted += 1
         if was_active:
             self.ensure_active()
+
+
+def _swap_unchanged(home: Home, on_device: list[torch.Tensor]) -> None:
+    """Puts our host tensors back where the modules still find our device tensors; what others put there stays."""
+    for member in home.block.members:
+        if member.store.get(member.key) is on_device[member.tensor]:
+            member.put(home.tensors[member.tensor])
 
 
 def _merge(order: list[int], missing: list[int]) -> list[int]:

@@ -80,7 +80,7 @@ def take_over(subject: Subject, decided: ComponentPlacement, device: Device, man
     if decided.mode == "resident":
         component: Component = Whole(subject.name, subject.module, device)
     else:
-        component = _stream(subject, decided, device, progress)
+        component = _stream(subject, decided, device, manager, progress)
     component.activation_bytes = subject.activation_bytes
     component.before_activation = manager.make_room
     manager.components.append(component)
@@ -89,7 +89,9 @@ def take_over(subject: Subject, decided: ComponentPlacement, device: Device, man
     return component
 
 
-def _stream(subject: Subject, decided: ComponentPlacement, device: Device, progress: Progress) -> Streamer:
+def _stream(
+    subject: Subject, decided: ComponentPlacement, device: Device, manager: Manager, progress: Progress
+) -> Streamer:
     anatomy = subject.anatomy
     blocks = anatomy.blocks()
     flags = decided.flags() if decided.mode == "stream" else [True] * len(blocks)
@@ -102,8 +104,12 @@ def _stream(subject: Subject, decided: ComponentPlacement, device: Device, progr
     component = Streamer(subject.name, subject.module, fixed, homes, device, flags, decided.slots, anatomy.unmovable)
     component.stats.host_copied_bytes = sum(home.slab.numel() for home in [fixed, *homes])
     component.pin_all = travels
-    component.pin()
+    if not component.pin():
+        manager.notes.append(UNPINNED)
     return component
+
+
+UNPINNED = "host memory could not be registered for direct copies: copies are slower and hold the host up"
 
 
 def dtype_word(module: nn.Module) -> str:

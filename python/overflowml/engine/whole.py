@@ -14,8 +14,7 @@ class Whole(Component):
     """All of a module, on the device for good."""
 
     def __init__(self, name: str, root: nn.Module, device: Device) -> None:
-        super().__init__(name, root, [])
-        self.device = device
+        super().__init__(name, root, [], device)
         self._came_from = {id(t): t.device for t in _tensors(root)}
 
     def attach(self) -> None:

@@ -52,7 +52,7 @@ fn native(model: &str) -> Option<ModelFacts> {
         Calibration::stored(threads).unwrap_or_else(|| Calibration::unmeasured(threads))
     };
     Some(match Planner::with(&opened, &request, known).ok()?.plan() {
-        Ok(plan) if plan.ring.is_none() => ModelFacts::Fits { weights, peak: plan.memory.peak },
+        Ok(plan) if plan.streams_nothing() => ModelFacts::Fits { weights, peak: plan.memory.peak },
         Ok(plan) => ModelFacts::Streams {
             weights,
             peak: plan.memory.peak,

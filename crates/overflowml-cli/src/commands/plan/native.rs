@@ -25,7 +25,11 @@ pub fn plan(model: &str, args: &PlanArgs) -> anyhow::Result<Option<Result<Plan, 
 /// Answer first, then why, then the numbers.
 pub fn text(plan: &Plan) -> String {
     let mut text = String::new();
-    let how = if plan.ring.is_some() { "streaming from disk" } else { "all in memory" };
+    let how = match (&plan.ring, &plan.experts) {
+        (Some(_), _) => "streaming from disk",
+        (None, Some(_)) => "reading experts from disk when chosen",
+        (None, None) => "all in memory",
+    };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "fits: yes, {how}");
     for reason in plan.reasons() {

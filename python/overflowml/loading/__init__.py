@@ -1,0 +1,1 @@
+"""Builds models without their weights: ordinary objects whose parameters say where in the files they come from."""
