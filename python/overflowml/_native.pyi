@@ -53,6 +53,9 @@ def download(model: str, progress: Callable[[int, int], object] | None = None) -
 def open_model(path: str | PathLike[str]) -> str:
     """The stored tensors of a folder or `.safetensors` file, by component, as a JSON document."""
 
+def place(request: str) -> str:
+    """Which blocks of a torch object stay where; request and answer are JSON text, see `overflowml.placement`."""
+
 class Counters(TypedDict):
     """What a store has read, and the memory that it uses."""
 

@@ -45,13 +45,17 @@ class PlacementRequest:
 
 @dataclass
 class ComponentPlacement:
-    """Where one model goes: `mode` is `resident`, `component` or `stream`; flags say which blocks stay."""
+    """Where one model goes: `mode` is `resident`, `component` or `stream`; flags say which blocks stay.
+
+    `host` says which blocks main memory keeps between uses; the others are read from disk each time.
+    """
 
     name: str
     mode: str
     precision: str
     slots: int
     resident: list[list[bool]]
+    host: list[list[bool]] = field(default_factory=list)
 
     def flags(self) -> list[bool]:
         """One flag per block, over all stacks."""

@@ -272,3 +272,57 @@ def test_the_script_is_the_command():
 def test_importing_does_not_import_torch():
     code = "import overflowml, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+MIB = 2**20
+
+
+def placement(**changes):
+    request = {
+        "device": {"kind": "cuda", "name": "a GPU", "total_bytes": 8 * 2**30, "free_bytes": 8 * 2**30, "unified": False},
+        "vram_bytes": 1000 * MIB,
+        "ram_bytes": None,
+        "task": "other",
+        "steps": 1,
+        "allow": ["exact"],
+        "components": [
+            {
+                "name": "",
+                "kind": "other",
+                "source": "host",
+                "dtype": "bf16",
+                "fixed_bytes": 100 * MIB,
+                "activation_bytes": 50 * MIB,
+                "stacks": [{"name": "layers", "block_bytes": [100 * MIB] * 12}],
+            }
+        ],
+    } | changes
+    return json.loads(native.place(json.dumps(request)))
+
+
+def test_a_placement_uses_its_budget_and_no_more():
+    tight = placement()
+    [component] = tight["components"]
+    # 1000 less 150 beside the blocks and two slots of 100.
+    assert component["mode"] == "stream" and component["slots"] == 2
+    assert sum(component["resident"][0]) == 6
+    assert tight["strategy"] == {"offload": "layer_hybrid", "quantization": "none", "dtype": "bfloat16"}
+    assert tight["predicted"]["vram_peak_bytes"] == 950 * MIB
+    assert placement(vram_bytes=1350 * MIB)["strategy"]["offload"] == "none"
+    assert placement(vram_bytes=None)["components"][0]["mode"] == "resident"
+
+
+def test_the_smallest_budget_is_named_and_works():
+    with pytest.raises(native.Infeasible) as refused:
+        placement(vram_bytes=10 * MIB)
+    assert isinstance(refused.value, MemoryError)
+    assert 'vram="350MiB"' in refused.value.hint
+    assert placement(vram_bytes=350 * MIB)["strategy"]["offload"] == "sequential_cpu"
+
+
+def test_a_request_that_is_not_one_is_refused():
+    for wrong in ("", "[]", '{"device": {}}'):
+        with pytest.raises(native.ArgumentError):
+            native.place(wrong)
+    with pytest.raises(native.ArgumentError, match="colour"):
+        placement(colour="red")

@@ -36,6 +36,27 @@ pub enum Infeasible {
         /// The model's own limit.
         most: usize,
     },
+    /// A part of a torch object fits in no way.
+    #[error(
+        "{} needs at least {needed} of {memory}, but {available} can be used",
+        of_component(component)
+    )]
+    TorchTooSmall {
+        /// The part's name; empty for a model alone.
+        component: String,
+        /// Which memory.
+        memory: &'static str,
+        /// What its budget is called.
+        option: &'static str,
+        /// The smallest budget that works.
+        needed: Bytes,
+        /// What may be used.
+        available: Bytes,
+    },
+}
+
+fn of_component(name: &str) -> String {
+    if name.is_empty() { "the model".to_owned() } else { format!("`{name}`") }
 }
 
 impl Infeasible {
@@ -44,6 +65,7 @@ impl Infeasible {
         match self {
             Self::BudgetTooSmall { .. } => "plan.budget-too-small",
             Self::ContextBeyondModel { .. } => "plan.context-beyond-model",
+            Self::TorchTooSmall { .. } => "plan.torch-too-small",
         }
     }
 
@@ -60,6 +82,10 @@ impl Infeasible {
             Self::ContextBeyondModel { most, .. } => Some(format!(
                 "shorten the prompt or `--max-new-tokens`, so that both together are at most {most}"
             )),
+            Self::TorchTooSmall { option, needed, .. } => {
+                let mib = needed.get().div_ceil(Bytes::mib(1).get());
+                Some(format!("give at least {option}=\"{mib}MiB\", or allow a lower precision"))
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod infeasible;
 mod plan;
 pub mod rules;
 mod simulate;
+pub mod torch;
 
 pub use blocks::{ALIGNMENT, stored};
 pub use choose::plan;

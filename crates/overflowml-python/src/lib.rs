@@ -19,7 +19,7 @@ mod native {
     #[pymodule_export]
     use crate::command::{can_run, detect, doctor, inspect, main, plan};
     #[pymodule_export]
-    use crate::model::{download, open_model};
+    use crate::model::{download, open_model, place};
     #[pymodule_export]
     use crate::store::{Slab, WeightStore};
 

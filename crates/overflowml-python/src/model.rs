@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use overflowml::stored_weights;
+use overflowml::torch::{PlaceRequest, place as choose};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -34,4 +35,13 @@ pub(crate) fn download(
 pub(crate) fn open_model(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     let weights = py.detach(|| stored_weights(&path)).map_err(|error| errors::library(&error))?;
     Ok(weights.to_string())
+}
+
+/// Chooses which blocks of a torch object stay where; request and answer are JSON text.
+#[pyfunction]
+pub(crate) fn place(py: Python<'_>, request: &str) -> PyResult<String> {
+    let wrong = |error| errors::argument(&format!("the request is not understood: {error}"));
+    let request: PlaceRequest = serde_json::from_str(request).map_err(wrong)?;
+    let placement = py.detach(|| choose(&request)).map_err(|error| errors::library(&error))?;
+    serde_json::to_string(&placement).map_err(|error| errors::argument(&error.to_string()))
 }

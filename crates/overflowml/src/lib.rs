@@ -40,6 +40,7 @@ mod session;
 mod stored;
 pub mod synth;
 pub mod text;
+pub mod torch;
 
 pub use error::Error;
 pub use hub::local as local_path;

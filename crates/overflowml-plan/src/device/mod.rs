@@ -26,6 +26,7 @@ pub use candidate::{
 pub use choose::choose;
 pub use resources::{Accelerator, HostSide, Resources};
 pub use simulate::{Lane, Span};
+pub(crate) use simulate::{Step, per_pass};
 pub use standin::{MoeSize, moe_of_size, of_size};
 
 /// What is wanted of a model, and what may be used for it.
