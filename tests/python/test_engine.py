@@ -275,9 +275,10 @@ def test_wrapper_subclasses_travel_as_their_parts() -> None:
     expected = run(model)
     for share in (0.6, 0.8):
         device, strategy = optimised(model, share=share)
+        assert not any("Quantised" in note for note in strategy.notes)
         for _ in range(3):
             assert torch.equal(run(model), expected)
-        assert strategy.report().components[0].streamed_blocks > 0 and not strategy.notes
+        assert strategy.report().components[0].streamed_blocks > 0
         assert device.traffic.to_device_bytes < 40 * 64 * 64 * 4
         overflowml.restore(model)
         assert torch.equal(run(model), expected)

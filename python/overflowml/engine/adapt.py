@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ..errors import Infeasible
+from ..placement import ComponentRequest, place
 from .manager import Manager
-from .ring import spread
 from .streamer import Streamer
 
 MARGIN = 0.02
@@ -12,7 +15,7 @@ MARGIN = 0.02
 
 def adapt_residency(manager: Manager) -> None:
     """Has every streamed model adapt itself to the memory that its passes turn out to need."""
-    if manager.budget_bytes is None:
+    if manager.budget_bytes is None or manager.request is None:
         return
     for component in manager.components:
         if isinstance(component, Streamer) and component.slot_count:
@@ -35,20 +38,25 @@ class _Adapter:
             needed = max(0, device.peak() - weights)
             if needed > self._needed:
                 self._needed = needed
-                self._refit(streamer, weights - streamer.device_bytes() + needed)
+                self._refit(streamer)
         device.reset_peak()
 
-    def _refit(self, streamer: Streamer, beside: int) -> None:
-        """As many residents as the budget holds beside `beside` bytes of other things."""
-        sizes = [home.slab.numel() for home in streamer.homes]
-        room = int(self._budget * (1 - MARGIN)) - beside - streamer.fixed.slab.numel()
-        if sum(sizes) <= room:
-            streamer.rearrange([True] * len(sizes), 0)
+    def _refit(self, streamer: Streamer) -> None:
+        """Asks the planner again, with what was measured in the place of what was guessed."""
+        request = self._manager.request
+        assert request is not None
+        margin = int(self._budget * MARGIN) if self._needed else 0
+        measured = [self._measured(component, streamer.name, margin) for component in request.components]
+        try:
+            placement = place(replace(request, components=measured))
+        except Infeasible:
             return
-        slots = max(streamer.slot_count, 2)
-        room -= slots * max(sizes)
-        count = len(sizes) - 1
-        while count and sum(size for size, stays in zip(sizes, spread(len(sizes), count)) if stays) > room:
-            count -= 1
-        if count != sum(streamer.resident):
-            streamer.rearrange(spread(len(sizes), count), slots)
+        decided = placement.of(streamer.name)
+        if decided.precision != self._manager.precision_of(streamer.name):
+            return
+        flags = decided.flags() if decided.mode == "stream" else [True] * len(streamer.resident)
+        if flags != streamer.resident:
+            streamer.rearrange(flags, decided.slots if decided.mode == "stream" else 0)
+
+    def _measured(self, component: ComponentRequest, name: str, margin: int) -> ComponentRequest:
+        return replace(component, activation_bytes=self._needed + margin) if component.name == name else component

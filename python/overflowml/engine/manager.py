@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from ..errors import InUse, refuse
 
 if TYPE_CHECKING:
-    from ..placement import Placement
+    from ..placement import Placement, PlacementRequest
     from ..report import Report
     from .component import Component
     from .device import Device
@@ -22,6 +22,7 @@ class Manager:
     components: list[Component] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
     placement: Placement | None = None
+    request: PlacementRequest | None = None
     budget_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     load_seconds: float = 0.0
@@ -44,6 +45,10 @@ class Manager:
                 break
             leaving.append(component)
         return leaving
+
+    def precision_of(self, name: str) -> str:
+        """What the weights of one model are stored in."""
+        return self.placement.of(name).precision if self.placement is not None else "exact"
 
     def restore(self) -> None:
         """Puts everything back as it was."""

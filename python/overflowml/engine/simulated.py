@@ -166,6 +166,8 @@ def _serve(jobs: queue.SimpleQueue, latency: float, speed: float) -> None:  # ty
                 time.sleep(latency + source.numel() / speed)
             target.copy_(source)
         except BaseException as failure:
-            error = failure
+            error = failure.with_traceback(None)
+        # Before anyone learns that the copy is done: memory that is freed then must be free.
+        del target, source, after
         done.reach(error)
-        del target, source, after, done, error
+        del done, error

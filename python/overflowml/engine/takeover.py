@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..placement import ComponentPlacement, ComponentRequest, Placement, PlacementRequest, StackRequest, place
+from ..placement import ComponentPlacement, ComponentRequest, PlacementRequest, StackRequest
 from ..progress import Progress
 from .activations import estimate_activations
 from .block import rounded
@@ -64,12 +64,12 @@ def _largest_block(module: nn.Module, budget: int | None) -> int:
     return max(min(total, budget if budget is not None else total) // 8, 1)
 
 
-def decide(subjects: list[Subject], device: Device, wish: Wish) -> Placement:
-    """The planner's answer for `subjects` on `device`."""
+def question(subjects: list[Subject], device: Device, wish: Wish) -> PlacementRequest:
+    """What the planner is asked about `subjects` on `device`."""
     total, free = device.total_bytes(), device.free_bytes()
     described = {"kind": _device_kind(device), "name": device.name, "total_bytes": total, "free_bytes": free, "unified": False}
     requests = [subject.request() for subject in subjects]
-    return place(PlacementRequest(described, requests, wish.vram, wish.ram, wish.task, wish.steps, wish.allow))
+    return PlacementRequest(described, requests, wish.vram, wish.ram, wish.task, wish.steps, wish.allow)
 
 
 def _device_kind(device: Device) -> str:

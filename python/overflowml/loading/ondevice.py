@@ -14,9 +14,10 @@ from ..engine.disk import DiskBlock, slab_tensors
 from ..engine.home import Home
 from ..engine.manager import Manager
 from ..engine.streamer import Streamer
-from ..engine.takeover import Subject, Wish, decide, examine
+from ..engine.takeover import Subject, Wish, examine, question
 from ..engine.tensors import take_apart
 from ..optimize import finish_owner
+from ..placement import place
 from ..progress import Progress
 from ..strategy import Strategy, strategy_of
 from .skeleton import Skeleton
@@ -25,8 +26,9 @@ from .skeleton import Skeleton
 def place_on_device(owner: Any, skeletons: list[tuple[Skeleton, str]], wish: Wish, device: Device) -> Strategy:
     """Decides about, and starts managing, models whose weights are on disk and that compute on `device`."""
     subjects = [(skeleton, examine(skeleton.name, skeleton.root, kind, wish)) for skeleton, kind in skeletons]
-    placement = decide([subject for _, subject in subjects], device, wish)
-    manager = Manager(device, placement=placement, budget_bytes=wish.vram)
+    request = question([subject for _, subject in subjects], device, wish)
+    placement = place(request)
+    manager = Manager(device, placement=placement, request=request, budget_bytes=wish.vram)
     total = sum(s.anatomy.fixed.nbytes + sum(b.nbytes for b in s.anatomy.blocks()) for _, s in subjects)
     try:
         with Progress(total, "reading weights", wish.progress) as progress:
