@@ -165,14 +165,14 @@ def _optimize(
 def _apply(owner: Any, models: list[tuple[str, Any, str]], wish: Wish, device: Device) -> Strategy:
     from .engine.adapt import adapt_residency
     from .engine.manager import Manager
-    from .engine.takeover import examine, question, take_over
+    from .engine.takeover import budget_of, examine, question, take_over
     from .placement import place
     from .progress import Progress
 
     subjects = [examine(name, module, kind, wish) for name, module, kind in models]
     request = question(subjects, device, wish)
     placement = place(request)
-    manager = Manager(device, placement=placement, request=request, budget_bytes=wish.vram)
+    manager = Manager(device, placement=placement, request=request, budget_bytes=budget_of(request))
     strategy = strategy_of(placement, _manager=manager)
     total = sum(subject.anatomy.fixed.nbytes + sum(b.nbytes for b in subject.anatomy.blocks()) for subject in subjects)
     try:

@@ -31,15 +31,14 @@ class _Adapter:
         self._needed = -1
 
     def __call__(self, streamer: Streamer) -> None:
-        device = self._manager.device
+        peak = self._manager.device.pass_peak()
         if streamer.stats.passes > self._seen:
             self._seen = streamer.stats.passes
             weights = sum(c.device_bytes() for c in self._manager.components if c.active)
-            needed = max(0, device.peak() - weights)
+            needed = max(0, peak - weights)
             if needed > self._needed:
                 self._needed = needed
                 self._refit(streamer)
-        device.reset_peak()
 
     def _refit(self, streamer: Streamer) -> None:
         """Asks the planner again, with what was measured in the place of what was guessed."""

@@ -71,6 +71,9 @@ class Device(Protocol):
 
     def reset_peak(self) -> None: ...
 
+    def pass_peak(self) -> int:
+        """The most in use since this was last called; `peak` is not affected."""
+
     def free_bytes(self) -> int: ...
 
     def total_bytes(self) -> int: ...
@@ -105,6 +108,7 @@ class AcceleratorDevice:
         self.traffic = Traffic()
         self._api = torch.get_device_module(self.where)
         self._copies = self._api.Stream(device=self.where)
+        self._highest = 0
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         # Also under inference_mode: what is allocated there cannot be written to outside.
@@ -143,10 +147,17 @@ class AcceleratorDevice:
         return int(self._api.memory_allocated(self.where))
 
     def peak(self) -> int:
-        return int(self._api.max_memory_allocated(self.where))
+        return max(self._highest, int(self._api.max_memory_allocated(self.where)))
 
     def reset_peak(self) -> None:
+        self._highest = 0
         self._api.reset_peak_memory_stats(self.where)
+
+    def pass_peak(self) -> int:
+        lately = int(self._api.max_memory_allocated(self.where))
+        self._highest = max(self._highest, lately)
+        self._api.reset_peak_memory_stats(self.where)
+        return lately
 
     def free_bytes(self) -> int:
         cached = int(self._api.memory_reserved(self.where)) - self.allocated()

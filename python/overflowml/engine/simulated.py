@@ -69,7 +69,7 @@ class SimulatedDevice:
         self.faults = faults or Faults()
         self.pinned: set[int] = set()
         self._budget, self._latency, self._speed = budget, latency_seconds, bytes_per_second
-        self._used = self._peak = 0
+        self._used = self._peak = self._pass_peak = 0
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[torch.Tensor, torch.Tensor, Mark | None, _SimulatedMark] | None] = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._jobs, latency_seconds, bytes_per_second), daemon=True).start()
@@ -85,7 +85,7 @@ class SimulatedDevice:
                 free = self._budget - self._used
                 raise torch.OutOfMemoryError(f"simulated device out of memory: {nbytes} bytes wanted, {free} free")
             self._used += nbytes
-            self._peak = max(self._peak, self._used)
+            self._peak, self._pass_peak = max(self._peak, self._used), max(self._pass_peak, self._used)
         with torch.inference_mode(False):
             memory = torch.full((nbytes,), POISON, dtype=torch.uint8)
         weakref.finalize(memory.untyped_storage(), self._free, nbytes)
@@ -135,6 +135,10 @@ class SimulatedDevice:
 
     def reset_peak(self) -> None:
         self._peak = self._used
+
+    def pass_peak(self) -> int:
+        lately, self._pass_peak = self._pass_peak, self._used
+        return lately
 
     def free_bytes(self) -> int:
         return self._budget - self._used

@@ -66,10 +66,27 @@ def _largest_block(module: nn.Module, budget: int | None) -> int:
 
 def question(subjects: list[Subject], device: Device, wish: Wish) -> PlacementRequest:
     """What the planner is asked about `subjects` on `device`."""
-    total, free = device.total_bytes(), device.free_bytes()
+    total = device.total_bytes()
+    free = min(total, device.free_bytes() + sum(_bytes_on(subject.module, device) for subject in subjects))
     described = {"kind": _device_kind(device), "name": device.name, "total_bytes": total, "free_bytes": free, "unified": False}
     requests = [subject.request() for subject in subjects]
     return PlacementRequest(described, requests, wish.vram, wish.ram, wish.task, wish.steps, wish.allow)
+
+
+def _bytes_on(module: nn.Module, device: Device) -> int:
+    """What a module occupies on the device already: it can be placed anew."""
+    if device.where.type == "cpu":
+        return 0
+    tensors = {id(t): t for t in [*module.parameters(), *module.buffers()] if t.device == device.where}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def budget_of(request: PlacementRequest) -> int:
+    """The device memory that may be used: what was given, or what is free less a little for the driver."""
+    if request.vram_bytes is not None:
+        return request.vram_bytes
+    total, free = int(request.device["total_bytes"]), int(request.device["free_bytes"])
+    return max(0, free - max(total // 32, 256 << 20))
 
 
 def _device_kind(device: Device) -> str:

@@ -14,7 +14,7 @@ from ..engine.disk import DiskBlock, slab_tensors
 from ..engine.home import Home
 from ..engine.manager import Manager
 from ..engine.streamer import Streamer
-from ..engine.takeover import Subject, Wish, examine, question
+from ..engine.takeover import Subject, Wish, budget_of, examine, question
 from ..engine.tensors import take_apart
 from ..optimize import finish_owner
 from ..placement import place
@@ -28,7 +28,7 @@ def place_on_device(owner: Any, skeletons: list[tuple[Skeleton, str]], wish: Wis
     subjects = [(skeleton, examine(skeleton.name, skeleton.root, kind, wish)) for skeleton, kind in skeletons]
     request = question([subject for _, subject in subjects], device, wish)
     placement = place(request)
-    manager = Manager(device, placement=placement, request=request, budget_bytes=wish.vram)
+    manager = Manager(device, placement=placement, request=request, budget_bytes=budget_of(request))
     total = sum(s.anatomy.fixed.nbytes + sum(b.nbytes for b in s.anatomy.blocks()) for _, s in subjects)
     try:
         with Progress(total, "reading weights", wish.progress) as progress:
